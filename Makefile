@@ -1,0 +1,61 @@
+# make notebooks runs the course; make test checks it. Both set up .venv by themselves, once.
+PYTHON ?= python3
+PROFILE ?= full
+JOBS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count() or 1)")
+VENV := .venv
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+RUN := $(BIN)/gan-tutorial run --profile $(PROFILE) --jobs $(JOBS)
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help notebooks test full figures refresh lab site clean
+
+help:
+	@echo "make notebooks [PROFILE=quick]  run the course; results in build/notebooks and build/figures"
+	@echo "make test                       check the code and the notebooks"
+	@echo "make full                       run the course on all of MNIST and fail without it"
+	@echo "make figures                    like notebooks; lists the figures it made"
+	@echo "make refresh                    run the course and put the outputs into notebooks/, to be committed"
+	@echo "make lab                        open JupyterLab in notebooks/"
+	@echo "make site                       the notebooks as web pages in build/site"
+	@echo "make clean                      remove build/ and .venv"
+
+# pyproject.toml or constraints.txt newer than the stamp: install again. The stamp is written last, so a broken
+# installation is not taken for a finished one.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Setting up $(VENV): a few minutes, once."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@touch $@
+
+notebooks: $(INSTALLED)
+	@$(RUN)
+
+full: $(INSTALLED)
+	@$(RUN) --data folder
+
+figures: notebooks
+	@$(BIN)/python -c "import json, pathlib; [print('build/figures/' + e['png'], '-', e['alt']) for e in json.loads(pathlib.Path('build/figures/manifest.json').read_text(encoding='utf-8'))['figures']]"
+
+refresh: $(INSTALLED)
+	@$(RUN) --in-place
+
+lab: $(INSTALLED)
+	@$(BIN)/jupyter lab --notebook-dir=notebooks
+
+site: $(INSTALLED)
+	@$(BIN)/jupyter nbconvert --to html --output-dir build/site notebooks/*.ipynb
+
+# The notebooks' own cells are checked twice: run by papermill in profile quick (tests/test_run_quick.py), and their
+# stored outputs by nbval, cell by cell, in the same profile.
+test: $(INSTALLED)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests
+	@GAN_TUTORIAL_PROFILE=quick OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile \
+	  --nbval-lax --nbval-current-env --nbval-cell-timeout=120 --timeout=600 notebooks
+
+clean:
+	rm -rf build $(VENV)

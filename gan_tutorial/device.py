@@ -1,0 +1,48 @@
+"""Everything that depends on the accelerator: choosing a device, seeding, waiting for it (notebook 04)."""
+
+import torch
+
+
+def available_devices() -> list[str]:
+    """Return the device types this machine can compute on, the CPU first, e.g. ``["cpu", "cuda"]``."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return ["cpu"] if accelerator is None else ["cpu", accelerator.type]
+
+
+def best_device() -> torch.device:
+    """Return the accelerator (cuda, mps, xpu) if this machine has one, else the CPU."""
+    return torch.device(available_devices()[-1])
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Return the device called ``name``; ``"auto"`` means `best_device`.
+
+    Raises:
+        ValueError: ``name`` is no device, or this machine does not have it; says which it has.
+    """
+    if name == "auto":
+        return best_device()
+    choices = ", ".join(["auto", *available_devices()])
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"There is no device called {name!r}. Choose one of: {choices}.") from None
+    if device.type not in available_devices() or (device.index or 0) >= device_count(device.type):
+        raise ValueError(f"This machine has no device {name!r}. Choose one of: {choices}.")
+    return device
+
+
+def device_count(device_type: str) -> int:
+    """Return how many devices of this type there are; a CPU counts as one."""
+    return 1 if device_type == "cpu" else torch.accelerator.device_count()
+
+
+def set_seed(seed: int) -> None:
+    """Start PyTorch's random numbers, on every device, from ``seed``: call it just before building a network."""
+    torch.manual_seed(seed)
+
+
+def synchronize(device: torch.device | str) -> None:
+    """Wait until ``device`` has finished its work; without this a stopwatch only times the queueing (notebook 04)."""
+    if torch.device(device).type != "cpu":
+        torch.accelerator.synchronize(device)

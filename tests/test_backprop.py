@@ -1,0 +1,80 @@
+"""The closed-form step equals autograd's for every variant, and declines what it does not know."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from gan_tutorial.backprop import ClosedForm, closed_form_step, layer_norm_backward
+from gan_tutorial.device import set_seed
+from gan_tutorial.network import ANN
+from gan_tutorial.study import VARIANTS
+from gan_tutorial.training import train
+
+relu = partial(nn.LeakyReLU, 0.02)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_losses_equal_the_plain_step_over_1000_steps(variant, sample, one_thread):
+    train_data, _ = sample
+    losses = []
+    for fast in (False, True):
+        set_seed(1)
+        network = VARIANTS[variant]()
+        train(network, train_data, epochs=1, images_per_epoch=1_000, fast=fast)
+        losses.append(torch.tensor(network.progress))
+    assert (losses[0] - losses[1]).abs().max() < 1e-5
+    assert losses[0][-20:].mean() < losses[0][:20].mean()  # and it does learn
+
+
+@pytest.mark.parametrize("loss", [nn.MSELoss, nn.BCELoss])
+@pytest.mark.parametrize("activation", [nn.Sigmoid, relu])
+@pytest.mark.parametrize("normalization", [None, nn.LayerNorm])
+def test_every_gradient_equals_autograd(loss, activation, normalization):
+    set_seed(2)
+    network = ANN(loss, activation=activation, normalization=normalization, optimizer=torch.optim.Adam)
+    image, target = torch.rand(784), torch.eye(10)[4]
+    formulas = ClosedForm(network)
+    signals = formulas.signals(image)
+    formulas.store(formulas.factors(image, target, signals))
+    ours = [parameter.grad.clone() for parameter in network.parameters()]
+    network.zero_grad()
+    network.loss_function(network(image), target).backward()
+    for gradient, parameter in zip(ours, network.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_layer_norm_backward_equals_autograd():
+    set_seed(0)
+    values = torch.randn(200, requires_grad=True)
+    gradient = torch.randn(200)
+    nn.functional.layer_norm(values, (200,)).backward(gradient)
+    variance, mean = torch.var_mean(values.detach(), correction=0, dim=0)
+    inverse = (variance + 1e-5).rsqrt()
+    ours = layer_norm_backward(gradient, (values.detach() - mean) * inverse, inverse)
+    torch.testing.assert_close(ours, values.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        partial(ANN, activation=nn.ReLU),
+        partial(ANN, loss_function=nn.L1Loss),
+        partial(ANN, loss_function=partial(nn.MSELoss, reduction="sum")),
+        partial(ANN, normalization=partial(nn.LayerNorm, elementwise_affine=False)),
+        partial(ANN, normalization=nn.Identity),
+    ],
+)
+def test_an_unknown_network_is_left_to_the_plain_step(network):
+    assert closed_form_step(network()) is None
+
+
+def test_momentum_takes_the_optimizers_own_step(sample, one_thread):
+    losses = []
+    for fast in (False, True):
+        set_seed(1)
+        network = ANN(optimizer=partial(torch.optim.SGD, lr=0.01, momentum=0.9))
+        train(network, sample[0], epochs=1, images_per_epoch=500, fast=fast)
+        losses.append(torch.tensor(network.progress))
+    torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=1e-5)
