@@ -145,5 +145,5 @@ def plot_scores(scores: ArrayLike, label: int) -> Figure:
     figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
     colors = [COLORS["BCELoss"] if digit == label else COLORS["baseline"] for digit in range(10)]
     axes.bar(range(10), np.asarray(scores), color=colors)
-    axes.set(xticks=range(10), xlabel="digit", ylabel="score", title=f"the true digit is {label}")
+    axes.set(xticks=range(10), xlabel="digit", ylabel="score", ylim=(0, 1), title=f"the true digit is {label}")
     return figure

@@ -1,5 +1,6 @@
 """Results over seeds: train every variant of notebooks 03 to 09 several times and keep each run in a CSV file."""
 
+import math
 import platform
 import time
 from collections.abc import Callable, Iterable
@@ -19,7 +20,8 @@ from gan_tutorial.network import ANN
 from gan_tutorial.training import train
 
 RESULTS = Path(__file__).parents[1] / "results"
-KEY = ["variant", "data", "epochs", "images_per_epoch", "seed"]  # what makes a run the same run
+SETTINGS = ["variant", "data", "epochs", "images_per_epoch"]
+KEY = [*SETTINGS, "seed"]  # what makes a run the same run
 
 leaky = partial(nn.LeakyReLU, 0.02)
 adam = partial(torch.optim.Adam, fused=True)  # Adam's arithmetic in one call a step: the same but for rounding
@@ -94,3 +96,31 @@ def add_rows(file: Path, rows: pd.DataFrame) -> None:
         unfinished = file.with_suffix(".unfinished")
         rows.sort_values([*KEY, "epoch"]).to_csv(unfinished, index=False)
         unfinished.replace(file)
+
+
+def band(accuracies: pd.Series) -> pd.Series:
+    """Return the band of accuracies to expect, from those of several seeds.
+
+    The rule: from the lowest to the highest seen, widened on both sides by three standard deviations, but by at least
+    one percentage point, then rounded outwards to half points.
+    """
+    margin = max(0.01, 3 * accuracies.std())
+    low = math.floor((accuracies.min() - margin) * 200) / 200
+    high = math.ceil((accuracies.max() + margin) * 200) / 200
+    origin = f"{len(accuracies)} seeds: {accuracies.min():.4f} to {accuracies.max():.4f}"
+    return pd.Series({"low": max(low, 0.0), "high": min(high, 1.0), "origin": origin})
+
+
+def write_bands(study_file: Path, bands_file: Path) -> None:
+    """Write the band of every variant and setting in ``study_file``; bands "set in advance" stay as they are."""
+    study = pd.read_csv(study_file)
+    last = study[study["epoch"] == study["epochs"]]
+    measured = pd.DataFrame(
+        [dict(zip(SETTINGS, key, strict=True)) | dict(band(rows["accuracy"])) for key, rows in last.groupby(SETTINGS)]
+    )
+    old = pd.read_csv(bands_file) if bands_file.exists() else measured.iloc[:0]
+    kept = old[old["origin"].str.startswith("set in advance")]
+    bands = pd.concat([kept, measured]).drop_duplicates(SETTINGS).sort_values(["data", "images_per_epoch", "variant"])
+    unfinished = bands_file.with_suffix(".unfinished")
+    bands.to_csv(unfinished, index=False)
+    unfinished.replace(bands_file)
