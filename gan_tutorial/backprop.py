@@ -54,9 +54,8 @@ class ClosedForm:
 
     def __init__(self, network: ANN) -> None:
         self.network, layers = network, list(network.model)
-        self.hidden, self.output = layers[0], layers[-2]
         self.activation, self.output_activation = layers[1], layers[-1]
-        self.norm = layers[2] if len(layers) == 5 else None
+        self.norm_eps = layers[2].eps if isinstance(layers[2], nn.LayerNorm) else None
         self.weights = [parameter.detach() for parameter in network.model.parameters()]
         self.rate = network.optimizer.param_groups[0]["lr"] if is_plain_sgd(network.optimizer) else None
         if self.rate is None:
@@ -83,9 +82,9 @@ class ClosedForm:
         first_weight, first_bias, *norm, last_weight, last_bias = self.weights
         kept = {"before": torch.addmv(first_bias, first_weight, image)}
         kept["feature"] = kept["after"] = self.activation(kept["before"])
-        if self.norm is not None:
+        if self.norm_eps is not None:
             variance, mean = torch.var_mean(kept["after"], dim=0, correction=0)
-            kept["inverse_deviation"] = (variance + self.norm.eps).rsqrt()
+            kept["inverse_deviation"] = (variance + self.norm_eps).rsqrt()
             kept["normalized"] = (kept["after"] - mean) * kept["inverse_deviation"]
             kept["feature"] = torch.addcmul(norm[1], norm[0], kept["normalized"])
         kept["sum"] = torch.addmv(last_bias, last_weight, kept["feature"])
@@ -108,7 +107,7 @@ class ClosedForm:
         error = self.error(target, kept)
         back = self.weights[-2].T @ error
         norm_factors: list[tuple[Tensor, ...]] = []
-        if self.norm is not None:
+        if self.norm_eps is not None:
             norm_factors = [(back * kept["normalized"],), (back,)]
             back = layer_norm_backward(back * self.weights[2], kept["normalized"], kept["inverse_deviation"])
         back = back * slope(self.activation, kept["before"], kept["after"])

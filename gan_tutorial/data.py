@@ -99,7 +99,7 @@ class MnistDataset(torch.utils.data.Dataset):
     def __getitem__(self, index: int | slice | Tensor) -> tuple[int | Tensor, Tensor, Tensor]:
         """Return (label, image values, target) of one image, or of a batch for a slice or an index tensor."""
         label = self.labels[index]
-        return label.item() if isinstance(index, int) else label, self.images[index], self.targets[index]
+        return int(label) if isinstance(index, int) else label, self.images[index], self.targets[index]
 
     def plot_image(self, index: int) -> Figure:
         """Draw one image with its label as the title."""

@@ -113,7 +113,7 @@ def draw_progress(axes: Axes, values: Sequence[float], name: str, every: int) ->
 
 def plot_image(values: ArrayLike, title: str = "") -> Figure:
     """Draw one image from its 784 values as a 28 x 28 picture, 0 black and the largest value white (notebook 02)."""
-    return plot_images([values], [title], columns=1)
+    return plot_images(np.asarray(values)[np.newaxis], [title], columns=1)
 
 
 def plot_images(images: ArrayLike, titles: Sequence[str] | None = None, columns: int = 10) -> Figure:

@@ -160,9 +160,10 @@ def expected_accuracy(
     variant: str, data_name: str, epochs: int, images_per_epoch: int, bands_file: Path = BANDS_FILE
 ) -> tuple[float, float] | None:
     """Return the recorded band (low, high) of the accuracy for these settings, or None if none is recorded."""
-    bands = pd.read_csv(bands_file).set_index(["variant", "data", "epochs", "images_per_epoch"])
-    key = (variant, data_name, epochs, images_per_epoch)
-    return (float(bands.loc[key, "low"]), float(bands.loc[key, "high"])) if key in bands.index else None
+    bands = pd.read_csv(bands_file)
+    settings = {"variant": variant, "data": data_name, "epochs": epochs, "images_per_epoch": images_per_epoch}
+    fitting = bands[(bands[list(settings)] == pd.Series(settings)).all(axis=1)]
+    return (fitting["low"].iloc[0], fitting["high"].iloc[0]) if len(fitting) else None
 
 
 def report_accuracy(

@@ -140,6 +140,18 @@ def test_another_conda_environment_is_told_apart_although_its_kernel_starts_as_p
     assert (line.status, line.found) == ("OK", f"python3 of this environment; conda-env-other-py of {ELSEWHERE}")
 
 
+def test_the_kernels_that_nb_conda_kernels_adds_are_offered_too(tmp_path):
+    spec = kernel("python", conda_env_path=str(ELSEWHERE))
+    (tmp_path / "nb_conda_kernels.py").write_text(
+        "class CondaKernelSpecManager:\n"
+        f"    def get_all_specs(self):\n        return {{'conda-env-other-py': {{'spec': {spec!r}}}}}\n"
+    )
+    code = "import json; from gan_tutorial import doctor; print(json.dumps(sorted(doctor.kernel_specs())))"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "JUPYTER_PATH": str(tmp_path)}
+    output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True).stdout
+    assert {"conda-env-other-py", "python3"} <= set(json.loads(output))
+
+
 def test_a_kernel_of_another_language_is_left_out():
     specs = {"ir": {**kernel("R"), "language": "R"}, "python3": kernel(sys.executable)}
     assert only(doctor.check_kernels(specs)).found == "python3 of this environment"
