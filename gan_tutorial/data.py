@@ -159,11 +159,11 @@ def fetch_advice() -> str:
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
     """Return the uint8 array of an IDX file: (n,) labels or (n, 28, 28) images."""
     raw = read_bytes(path)
-    header = np.frombuffer(raw[: 4 + 4 * dimensions], dtype=">u4")
-    if len(header) != 1 + dimensions or header[0] != 0x800 + dimensions:
+    length = 4 + 4 * dimensions
+    if len(raw) < length or raw[:4] != bytes([0, 0, 8, dimensions]):
         raise DataError(f"{path.name} does not begin like an IDX file of {dimensions} dimension(s). {fetch_advice()}")
-    shape = tuple(int(size) for size in header[1:])
-    values = np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * dimensions)
+    shape = tuple(np.frombuffer(raw[4:length], dtype=">u4").tolist())
+    values = np.frombuffer(raw, dtype=np.uint8, offset=length)
     if values.size != np.prod(shape) or shape[1:] not in ((), (28, 28)):
         raise DataError(f"{path.name} announces shape {shape} but holds {values.size:,} values. {fetch_advice()}")
     if dimensions == 1 and values.size and values.max() > 9:

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from gan_tutorial.data import MnistDataset
 
+from gan_tutorial.data import MnistDataset
 from gan_tutorial.device import set_seed
 from gan_tutorial.network import ANN
 from gan_tutorial.training import (

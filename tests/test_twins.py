@@ -6,8 +6,8 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
-from gan_tutorial.data import MnistDataset, write_csv
 
+from gan_tutorial.data import MnistDataset, write_csv
 from gan_tutorial.device import set_seed
 from gan_tutorial.network import ANN
 
