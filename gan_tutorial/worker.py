@@ -41,7 +41,6 @@ def execute(task: dict) -> None:
         kernel_name=KERNEL,
         cwd=str(Path(task["notebook"]).parent),
         progress_bar=False,
-        request_save_on_cell_execute=False,
         execution_timeout=task["timeout"],
         on_cell_start=lambda cell, cell_index: say(cell=cell["id"], index=cell_index),
     )

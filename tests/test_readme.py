@@ -1,0 +1,52 @@
+"""The README's table and every notebook's running time say what the recorded runs say."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from gan_tutorial.runner import NOTEBOOKS, about, marks, read_times, running_time
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
+
+
+def row(path):
+    """The end of a notebook's row in the README: time and accuracies."""
+    notebook = nbformat.read(path, as_version=4)
+    seconds = {t["profile"]: float(t["seconds"]) for t in read_times() if t["notebook"] == path.stem}
+    accuracies = {m["variant"]: m["accuracy"] for _, _, m in marks(notebook) if "accuracy" in m}
+    text = ", ".join(f"{variant} {value:.2%}" for variant, value in accuracies.items())
+    return f"| {about(seconds['full'])} | {text} |"
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_the_row_of_the_table_is_what_the_notebook_shows(path):
+    (line,) = [line for line in README.splitlines() if line.startswith(f"| [{path.stem}](notebooks/{path.name})")]
+    assert line.endswith(row(path)), f"it should end in {row(path)}"
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_the_running_time_is_the_recorded_one(path):
+    first = nbformat.read(path, as_version=4).cells[0].source
+    assert running_time(path.stem) in first.splitlines()
+
+
+def test_pictures_and_links_exist_and_pictures_have_alt_text():
+    links = re.findall(r"\]\(([^)\s]+)\)", README)
+    files = [link.split("#")[0] for link in links if not link.startswith("http")]
+    assert [link for link in files if not (Path(__file__).parents[1] / link).exists()] == []
+    pictures = re.findall(r"!\[([^\]]*)\]", README)
+    assert len(pictures) >= 2
+    assert all(len(alt) > 20 for alt in pictures)
+
+
+def test_the_two_commands_are_there():
+    assert "make notebooks" in README
+    assert "make test" in README
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3, "10 seconds"), (61, "70 seconds"), (111, "2 minutes")])
+def test_times_are_rounded_up(seconds, text):
+    assert about(seconds) == text
