@@ -53,6 +53,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, mps or xpu (default: cpu)")
     parser.add_argument("--timeout", type=positive, default=3600, help="seconds that a cell may take (default: 3600)")
     parser.add_argument("--notebooks", type=Path, help="folder with the notebooks (default: the course's)")
+    parser.add_argument("--record", action="store_true", help="keep the times in results/times.csv")
     parser.add_argument("--in-place", action="store_true", help="also put the outputs into the notebooks themselves")
     parser.set_defaults(command=run_command)
 
@@ -88,6 +89,8 @@ def run_command(options: argparse.Namespace) -> int:
     settings = runner.Settings(options.output, options.profile, source, device, options.jobs, options.timeout)
     runner.run(tasks, settings)
     print(runner.table(tasks))
+    if options.record:
+        runner.record_times(tasks, settings)
     if options.in_place:
         runner.put_back([task for task in tasks if not task.problem], options.output)
     return int(any(task.problem for task in tasks))

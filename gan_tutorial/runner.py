@@ -1,10 +1,13 @@
 """Run the notebooks: several at once, each in a process of its own, with everything that they make collected."""
 
+import csv
 import difflib
 import hashlib
 import json
+import math
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +25,7 @@ from nbformat import NotebookNode
 from tqdm import tqdm
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+TIMES = Path(__file__).parents[1] / "results" / "times.csv"
 VERSIONED = ("gan_tutorial", "torch", "numpy", "matplotlib")  # what the look of a figure depends on
 
 
@@ -56,6 +60,11 @@ class Settings:
     device: str
     jobs: int
     timeout: int  # seconds a cell may take
+
+    @property
+    def data_name(self) -> str:
+        """The name of the data set behind the source, as `MnistDataset.name` has it."""
+        return "MNIST sample" if self.data_source == "sample" else "MNIST"
 
 
 # ---- what to run -----------------------------------------------------------------------------------------------
@@ -364,7 +373,7 @@ def figure_entry(
         "alt": mark["alt"],
         "seed": task.parameters.get("seed", 0),
         "profile": settings.profile,
-        "data": settings.data_source,
+        "data": settings.data_name,
         "device": settings.device,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONED},
         "sha256": hashlib.sha256(png.read_bytes()).hexdigest(),
@@ -388,14 +397,59 @@ def table(tasks: list[Task]) -> str:
     return "\n".join(lines)
 
 
-def put_back(tasks: list[Task], output: Path) -> None:
-    """Replace the notebooks by their executed forms, without the cell that papermill injected."""
+def put_back(tasks: list[Task], output: Path, times: Path = TIMES) -> None:
+    """Replace the notebooks by their executed forms, with the recorded running time, without the injected cell."""
     for task in tasks:
         executed = nbformat.read(output / "notebooks" / task.notebook.name, as_version=4)
         executed.cells = [c for c in executed.cells if "injected-parameters" not in c.metadata.get("tags", [])]
-        counter = 0
-        for cell in executed.cells:
-            if cell.cell_type == "code" and cell.execution_count is not None:
-                counter += 1
-                cell.execution_count = counter
+        code_cells = (cell for cell in executed.cells if cell.cell_type == "code" and cell.execution_count is not None)
+        for count, cell in enumerate(code_cells, start=1):
+            cell.execution_count = count
+        if line := running_time(task.name, times):
+            executed.cells[0].source = re.sub(r"\*\*Running time:\*\*.*", line, executed.cells[0].source)
         write_text(task.notebook, nbformat.writes(executed) + "\n")
+
+
+def record_times(tasks: list[Task], settings: Settings, file: Path = TIMES) -> None:
+    """Keep how long each notebook took, with the conditions, as rows of ``results/times.csv``."""
+    conditions = {
+        "data": settings.data_name,
+        "device": settings.device,
+        "jobs": settings.jobs,
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "torch": version("torch"),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    rows = [
+        {"notebook": task.name, "profile": settings.profile, "seconds": round(task.seconds, 1)} | conditions
+        for task in tasks
+        if not task.problem
+    ]
+    known = {(row["notebook"], row["profile"]): row for row in [*read_times(file), *rows]}
+    lines = [",".join(str(value) for value in known[key].values()) for key in sorted(known)]
+    if rows:
+        write_text(file, "\n".join([",".join(rows[0]), *lines]) + "\n")
+
+
+def read_times(file: Path = TIMES) -> list[dict[str, Any]]:
+    """Return the rows of ``results/times.csv``."""
+    if not file.exists():
+        return []
+    with file.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def running_time(notebook: str, file: Path = TIMES) -> str:
+    """Return the line that tells a notebook's running time, or an empty string if it has not been recorded."""
+    seconds = {row["profile"]: float(row["seconds"]) for row in read_times(file) if row["notebook"] == notebook}
+    if set(seconds) != {"full", "quick"}:
+        return ""
+    return f"**Running time:** {about(seconds['full'])}; in profile quick {about(seconds['quick'])}"
+
+
+def about(seconds: float) -> str:
+    """Return a time rounded up: to 10 seconds below two minutes, else to minutes."""
+    if seconds > 110:
+        return f"{math.ceil(seconds / 60)} minutes"
+    return f"{max(math.ceil(seconds / 10), 1) * 10} seconds"
