@@ -55,8 +55,8 @@ test: $(INSTALLED)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests
-	@GAN_TUTORIAL_PROFILE=quick OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile \
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests
+	@OMP_NUM_THREADS=1 GAN_TUTORIAL_PROFILE=quick $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile \
 	  --nbval-lax --nbval-current-env --nbval-cell-timeout=120 --timeout=600 notebooks
 
 clean:

@@ -238,6 +238,8 @@ def run_task(task: Task, settings: Settings, board: Board, processes: Processes)
         failure = run_worker(task, unfinished, settings, board, processes)
         if task.cell or not failure:
             break
+    if processes.stopping:
+        return
     task.seconds = time.monotonic() - started
     executed = nbformat.read(unfinished, as_version=4) if unfinished.exists() else None
     task.problem = (failure and describe(task, failure, executed)) or (find_problem(task, executed) if executed else "")

@@ -22,13 +22,10 @@ def sample():
     return load_mnist("sample")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """One CPU thread, for results that are equal to the last bit."""
-    threads = torch.get_num_threads()
+    """One CPU thread: results are equal to the last bit, and tests that run side by side do not fight for cores."""
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ relu = partial(nn.LeakyReLU, 0.02)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_losses_equal_the_plain_step_over_1000_steps(variant, sample, one_thread):
+def test_losses_equal_the_plain_step_over_1000_steps(variant, sample):
     train_data, _ = sample
     losses = []
     for fast in (False, True):
@@ -70,7 +70,7 @@ def test_an_unknown_network_is_left_to_the_plain_step(network):
     assert closed_form_step(network()) is None
 
 
-def test_momentum_takes_the_optimizers_own_step(sample, one_thread):
+def test_momentum_takes_the_optimizers_own_step(sample):
     losses = []
     for fast in (False, True):
         set_seed(1)

@@ -30,7 +30,7 @@ def losses_of_plain_loop(dataset, steps):
     return losses
 
 
-def test_losses_equal_the_plain_loop_to_the_last_bit(sample, one_thread):
+def test_losses_equal_the_plain_loop_to_the_last_bit(sample):
     train_data, _ = sample
     set_seed(3)
     expected = losses_of_plain_loop(train_data, 5_000)

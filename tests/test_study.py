@@ -21,7 +21,7 @@ from gan_tutorial.study import (
 from gan_tutorial.training import expected_accuracy
 
 
-def test_a_study_records_every_variant_and_skips_what_it_has(tmp_path, one_thread):
+def test_a_study_records_every_variant_and_skips_what_it_has(tmp_path):
     file = tmp_path / "study.csv"
     settings = {"source": "sample", "epochs": 2, "images_per_epoch": 50}
     run_study(file, seeds=[0], **settings)

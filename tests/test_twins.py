@@ -33,7 +33,7 @@ def csv(tmp_path, sample):
     return file
 
 
-def test_the_written_out_network_has_equal_losses(sample, one_thread, capsys):
+def test_the_written_out_network_has_equal_losses(sample, capsys):
     progress = []
     for network_class in (twin("03_baseline_ann", "ANN"), ANN):
         set_seed(4)
