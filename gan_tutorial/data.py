@@ -89,7 +89,9 @@ class MnistDataset(torch.utils.data.Dataset):
     def _fill(self, labels: np.ndarray, pixels: np.ndarray, name: str, device: torch.device | str) -> None:
         self.name = name
         self.labels = torch.tensor(labels, dtype=torch.int64, device=device)
-        self.images = torch.tensor(pixels, device=device).reshape(-1, PIXELS).to(torch.float32) / 255
+        self.images = (
+            torch.tensor(np.ascontiguousarray(pixels), device=device).reshape(-1, PIXELS).to(torch.float32) / 255
+        )
         self.targets = torch.eye(DIGITS, device=device)[self.labels]
 
     def __len__(self) -> int:

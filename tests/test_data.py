@@ -60,6 +60,11 @@ def test_a_csv_row_becomes_label_image_and_target(tmp_path):
     assert dataset.name == "digits.csv"
 
 
+def test_an_image_lies_in_one_piece_of_memory(tmp_path, sample):
+    assert MnistDataset(csv(tmp_path, row(3), row(9))).images.is_contiguous()
+    assert sample[0].images.is_contiguous()
+
+
 def test_pixels_keep_their_places(tmp_path):
     values = [str(i % 256) for i in range(784)]
     dataset = MnistDataset(csv(tmp_path, ",".join(["5", *values])))
