@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def is_the_users(problem: Exception) -> bool:
     """Tell an error that its message explains in full from a fault of the program."""
-    return isinstance(problem, ValueError) or type(problem).__name__ in ("DataError", "RunError")
+    return type(problem).__name__ in ("DataError", "RunError", "ValueError")  # by name: nothing heavy is imported
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -72,13 +73,17 @@ def run_command(options: argparse.Namespace) -> int:
     from gan_tutorial.device import choose_device
     from gan_tutorial.training import IMAGES_PER_EPOCH
 
+    if options.in_place and options.parameters:
+        raise runner.RunError("--in-place with -p would store outputs that the notebook's own parameters do not give.")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # ends the workers first, like Ctrl-C
     notebooks = runner.choose_notebooks(options.names, options.notebooks or runner.NOTEBOOKS)
-    device = str(choose_device(options.device))
     given = dict(options.parameters)
     images = IMAGES_PER_EPOCH[options.profile]
     runner.make_tasks(notebooks, given, {})  # a wrong parameter is told before anything is fetched
-    source = resolve_source(given.pop("data_source", options.data))
-    print(notice(source, asked_for=options.data), flush=True)
+    device = str(choose_device(given.pop("device_name", options.device)))
+    asked_for = given.pop("data_source", options.data)
+    source = resolve_source(asked_for)
+    print(notice(source, asked_for=asked_for), flush=True)
     path = Path(source).expanduser()
     common = {
         "images_per_epoch": images,

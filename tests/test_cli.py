@@ -1,14 +1,30 @@
 """The command line answers at once and tells a user's mistake in one line."""
 
 import json
+import statistics
 import subprocess
 import sys
+import time
 
 import pytest
 
 from gan_tutorial.cli import main
 
 HEAVY = ("torch", "pandas", "numpy", "matplotlib", "papermill", "nbformat", "sklearn", "pooch")
+
+
+def median_seconds(*arguments):
+    """The median time of three starts of Python."""
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def test_help_answers_within_half_a_second_of_bare_python():
+    assert median_seconds("-m", "gan_tutorial.cli", "--help") - median_seconds("-c", "pass") < 0.5
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed():
@@ -23,6 +39,8 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
         (["run", "99"], "There is no notebook '99'"),
         (["run", "03", "-p", "epoch", "1"], "Did you mean epochs?"),
         (["run", "03", "-p", "epochs", "many"], "of type int; 'many' is not"),
+        (["run", "03", "-p", "epochs", "1", "--in-place"], "--in-place with -p"),
+        (["run", "03", "--notebooks", "nowhere"], "There is no notebook in nowhere"),
         (["run", "03", "--device", "gpu"], "There is no device called 'gpu'"),
         (["run", "03", "--data", "nowhere"], "There is no data source 'nowhere'"),
         (["run", "03", "--data", "folder"], "GAN_TUTORIAL_DATA is not set"),
