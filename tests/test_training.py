@@ -135,3 +135,13 @@ def test_an_accuracy_outside_its_band_says_what_was_expected(tmp_path):
     report_accuracy("baseline", 0.5, tiny_dataset([1]), 4, 60_000, bands)
     with pytest.raises(AssertionError, match=r"expected 40.0% to 60.0% on tiny. The usual causes"):
         report_accuracy("baseline", 0.61, tiny_dataset([1]), 4, 60_000, bands)
+
+
+def test_quiet_training_prints_nothing_and_learns_the_same(capsys):
+    dataset, networks = tiny_dataset([3, 1]), []
+    for quiet in (False, True):
+        set_seed(0)
+        networks.append(ANN())
+        train(networks[-1], dataset, epochs=1, images_per_epoch=10_000, quiet=quiet, fast=True)
+        assert bool(capsys.readouterr().out) == (not quiet)
+    assert networks[0].progress == networks[1].progress
