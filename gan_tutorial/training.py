@@ -73,11 +73,11 @@ def train(
         first_loss = len(network.progress)
         for chosen in batches(len(dataset), images_per_epoch, batch_size, start=epoch * images_per_epoch):
             step(dataset.images[chosen], dataset.targets[chosen])
-            line.advance(network, batch_size)
+            line.advance(batch_size, network.progress)
         losses = network.progress[first_loss:]
         accuracy = None if test_data is None else evaluate(network, test_data)
         history.append(Epoch(epoch + 1, sum(losses) / max(len(losses), 1), accuracy))
-    line.finish(network)
+    line.finish(network.progress)
     return history
 
 
@@ -115,32 +115,34 @@ class ProgressLine:
     Outside a notebook it is printed every 10,000 steps instead.
     """
 
-    def __init__(self, images: int, quiet: bool = False) -> None:
-        self.images, self.shown, self.quiet = images, 0, quiet
+    def __init__(self, images: int, quiet: bool = False, label: str = "loss") -> None:
+        self.images, self.shown, self.steps = images, 0, 0
+        self.quiet, self.label = quiet, label
         in_notebook = hasattr(get_ipython(), "kernel")
         self.handle: DisplayHandle | None = DisplayHandle() if in_notebook and not quiet else None
         if self.handle:
             self.handle.display({"text/plain": "training starts"}, raw=True)
 
-    def advance(self, network: ANN, batch_size: int) -> None:
+    def advance(self, batch_size: int, losses: list[float]) -> None:
         """Count one training step, and report now and then."""
+        self.steps += 1
         self.shown = min(self.shown + batch_size, self.images)
-        if self.handle and network.counter % 500 == 0:
-            self.handle.update({"text/plain": self.text(network)}, raw=True)
-        elif not self.handle and not self.quiet and network.counter % REPORT_EVERY == 0:
-            print(self.text(network), flush=True)
+        if self.handle and self.steps % 500 == 0:
+            self.handle.update({"text/plain": self.text(losses)}, raw=True)
+        elif not self.handle and not self.quiet and self.steps % REPORT_EVERY == 0:
+            print(self.text(losses), flush=True)
 
-    def finish(self, network: ANN) -> None:
+    def finish(self, losses: list[float]) -> None:
         """Leave the last state behind."""
         if self.handle:
-            self.handle.update({"text/plain": self.text(network)}, raw=True)
+            self.handle.update({"text/plain": self.text(losses)}, raw=True)
 
-    def text(self, network: ANN) -> str:
+    def text(self, losses: list[float]) -> str:
         """Return a bar, the images shown so far and the mean of the last kept losses."""
         bar = "█" * round(20 * self.shown / self.images)
-        recent = network.progress[-100:]
-        loss = f", loss {sum(recent) / len(recent):.4f} (mean of the last {len(recent)} kept)" if recent else ""
-        return f"{bar:░<20} {self.shown:,} of {self.images:,} images{loss}"
+        recent = losses[-100:]
+        mean = f", {self.label} {sum(recent) / len(recent):.4f} (mean of the last {len(recent)} kept)" if recent else ""
+        return f"{bar:░<20} {self.shown:,} of {self.images:,} images{mean}"
 
 
 @torch.no_grad()

@@ -1,0 +1,258 @@
+"""Generative adversarial networks: one step of each player, and the game as a whole (notebooks 20 to 27)."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from gan_tutorial.training import ProgressLine
+
+adam = partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999))
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of the game: its number (from 1), both losses, and the mean scores before either player learned."""
+
+    number: int
+    discriminator_loss: float  # of real and of generated data together: 2 ln 2 where both are told at random
+    generator_loss: float  # ln 2 where the discriminator is told nothing
+    real_score: float  # D(x), as a probability with a loss on logits
+    generated_score: float  # D(G(z))
+
+
+def draw_noise(count: int, width: int, source: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
+    """Return normal seeds for a generator, float32 (count, width).
+
+    They are drawn on the CPU and then moved, so that every device plays the same game.
+    """
+    return torch.randn(count, width, generator=source).to(device)
+
+
+def attach(values: Tensor, targets: Tensor | None) -> Tensor:
+    """Return ``values`` (n, width) with the one-hot labels (n, 10) beside them, if there are any (notebook 26)."""
+    return values if targets is None else torch.cat([values, targets], dim=1)
+
+
+def gradient_penalty(scores: Tensor, data: Tensor) -> Tensor:
+    """Return the mean squared length of the scores' gradient by the data (R1 and R2; Mescheder et al. 2018).
+
+    Args:
+        scores: (n, 1), computed from ``data``.
+        data: (n, width), with ``requires_grad``.
+    """
+    (gradient,) = torch.autograd.grad(scores.sum(), data, create_graph=True)
+    return gradient.square().sum(dim=1).mean()
+
+
+def discriminator_step(
+    discriminator: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_function: nn.Module,
+    real: Tensor,
+    generated: Tensor,
+    targets: Tensor | None = None,
+    penalty: float = 0.0,
+) -> tuple[float, Tensor, Tensor]:
+    """Teach the discriminator to answer 1 to real data and 0 to generated data (notebook 20).
+
+    Args:
+        discriminator: maps (n, width) to scores (n, 1).
+        optimizer: of the discriminator's parameters.
+        loss_function: of (scores, answers), for example ``nn.BCEWithLogitsLoss()`` or ``nn.MSELoss()``.
+        real: (n, width).
+        generated: (n, width); it is detached here, so the generator learns nothing.
+        targets: one-hot labels (n, 10) of both, for a conditional game.
+        penalty: weight of the gradient penalty R1, on the real data; 0 for none.
+
+    Returns:
+        The loss without the penalty, and the scores of the real and of the generated data, (n, 1) each.
+
+    Raises:
+        ValueError: real and generated data of different shapes, or scores that are not (n, 1).
+    """
+    if real.shape != generated.shape:
+        raise ValueError(
+            f"Real data are {tuple(real.shape)}, generated data {tuple(generated.shape)}: give equal shapes."
+        )
+    optimizer.zero_grad()
+    real = attach(real, targets).requires_grad_(penalty > 0)
+    real_scores, generated_scores = discriminator(real), discriminator(attach(generated.detach(), targets))
+    check_scores(real_scores, len(real))
+    loss = loss_function(real_scores, torch.ones_like(real_scores))
+    loss = loss + loss_function(generated_scores, torch.zeros_like(generated_scores))
+    total = loss + penalty / 2 * gradient_penalty(real_scores, real) if penalty else loss
+    total.backward()
+    optimizer.step()
+    return loss.item(), real_scores.detach(), generated_scores.detach()
+
+
+def generator_step(
+    discriminator: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_function: nn.Module,
+    generated: Tensor,
+    targets: Tensor | None = None,
+) -> float:
+    """Teach the generator to make data to which the discriminator answers 1, and return its loss (notebook 20).
+
+    Args:
+        discriminator: as it is after its own step; it is not changed, though its gradients are.
+        optimizer: of the generator's parameters.
+        loss_function: as for `discriminator_step`.
+        generated: (n, width), straight from the generator: not detached.
+        targets: one-hot labels (n, 10), for a conditional game.
+
+    Raises:
+        ValueError: ``generated`` carries no gradient, so the generator could not learn.
+    """
+    if not generated.requires_grad:
+        raise ValueError(
+            "The generated data are detached from the generator. Give them as the generator returned them."
+        )
+    optimizer.zero_grad()
+    scores = discriminator(attach(generated, targets))
+    loss = loss_function(scores, torch.ones_like(scores))
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def check_scores(scores: Tensor, count: int) -> None:
+    """Raise a ValueError unless ``scores`` is (count, 1): broadcasting would hide the mistake."""
+    if scores.shape != (count, 1):
+        raise ValueError(
+            f"The discriminator's scores are {tuple(scores.shape)}, expected ({count}, 1). "
+            "Let it end in nn.Linear(..., 1), and do not squeeze the result."
+        )
+
+
+def check_players(generator: nn.Module, discriminator: nn.Module, images: Tensor, loss_function: nn.Module) -> None:
+    """Find the usual mistakes in two networks before they play.
+
+    Raises:
+        ValueError: tells the mistake and the cure.
+    """
+    for name, network in (("generator", generator), ("discriminator", discriminator)):
+        if not network.training:
+            raise ValueError(f"The {name} is in evaluation mode. Call {name}.train() before training goes on.")
+    if isinstance(loss_function, nn.BCEWithLogitsLoss) and isinstance(last_layer(discriminator), nn.Sigmoid):
+        raise ValueError("BCEWithLogitsLoss contains the sigmoid. Take nn.Sigmoid() off the end of the discriminator.")
+    if isinstance(last_layer(generator), nn.Tanh) and images.min() >= 0:
+        raise ValueError("The generator ends in Tanh, -1 to 1, but the images are 0 to 1. Let it end in nn.Sigmoid().")
+    if len(images) == 0:
+        raise ValueError("There are no images: nothing to learn from.")
+
+
+def last_layer(network: nn.Module) -> nn.Module:
+    """Return the last layer that has no layers inside."""
+    return [layer for layer in network.modules() if not list(layer.children())][-1]
+
+
+def generate(generator: nn.Module, noise: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Return what ``generator`` makes of seeds (n, width), and of one-hot labels (n, 10) if there are any.
+
+    Raises:
+        ValueError: the generator does not accept seeds of this width.
+    """
+    seeds = attach(noise, targets)
+    try:
+        return generator(seeds)
+    except RuntimeError as problem:
+        raise ValueError(f"The generator does not accept seeds of shape {tuple(seeds.shape)}: {problem}") from None
+
+
+def shuffled(size: int, batch_size: int, order: torch.Generator) -> Iterator[Tensor]:
+    """Yield, without end, what to pick from a data set of ``size``: each pass over it in a new random order."""
+    while True:
+        yield from torch.randperm(size, generator=order).split(batch_size)
+
+
+@dataclass(frozen=True)
+class Players:
+    """Both networks with their optimizers, and the rules of their game."""
+
+    generator: nn.Module
+    discriminator: nn.Module
+    generator_optimizer: torch.optim.Optimizer
+    discriminator_optimizer: torch.optim.Optimizer
+    loss_function: nn.Module
+    penalty: float
+
+    def play(self, number: int, real: Tensor, noise: Tensor, targets: Tensor | None = None) -> Round:
+        """Play one round with real data (n, width), seeds (n, noise_width) and, in a conditional game, their labels."""
+        generated, loss = generate(self.generator, noise, targets), self.loss_function
+        discriminator_loss, *scores = discriminator_step(
+            self.discriminator, self.discriminator_optimizer, loss, real, generated, targets, self.penalty
+        )
+        generator_loss = generator_step(self.discriminator, self.generator_optimizer, loss, generated, targets)
+        if isinstance(self.loss_function, nn.BCEWithLogitsLoss):
+            scores = [torch.sigmoid(score) for score in scores]
+        return Round(number, discriminator_loss, generator_loss, *(score.mean().item() for score in scores))
+
+
+def train_gan(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    images: Tensor,
+    epochs: int,
+    images_per_epoch: int = 60_000,
+    batch_size: int = 64,
+    noise_width: int = 100,
+    targets: Tensor | None = None,
+    loss_function: Callable[[], nn.Module] = nn.BCEWithLogitsLoss,
+    generator_optimizer: Callable[..., torch.optim.Optimizer] = adam,
+    discriminator_optimizer: Callable[..., torch.optim.Optimizer] = adam,
+    penalty: float = 0.0,
+    seed: int = 0,
+    after_epoch: Callable[[int], object] | None = None,
+) -> list[Round]:
+    """Let both networks play, a batch of real images in each round, and return the history of all rounds.
+
+    Real images come in a new random order in each pass. Their order and the noise have random numbers of their own,
+    so that two networks trained with the same ``seed`` see the same of both (notebook 24).
+
+    Args:
+        generator: maps seeds (n, noise_width) to images (n, width); with ``targets`` it gets (n, noise_width + 10).
+        discriminator: maps images (n, width), or (n, width + 10), to scores (n, 1).
+        images: (count, width), on the device of both networks.
+        epochs: how many times ``images_per_epoch`` images are shown.
+        images_per_epoch: images that make one epoch, whatever the size of ``images``.
+        batch_size: real images in a round; as many are generated.
+        noise_width: numbers in a seed.
+        targets: one-hot labels (count, 10) of the images; both networks are told the same ones.
+        loss_function: its class; for logits, so the discriminator ends in a linear layer.
+        generator_optimizer: a class or ``partial`` that is called with the parameters.
+        discriminator_optimizer: the same for the discriminator.
+        penalty: weight of R1, see `discriminator_step`.
+        seed: for the order of the images and the noise; set the networks' own by `set_seed` before building them.
+        after_epoch: called with the number of the epoch, from 1, after each.
+
+    Raises:
+        ValueError: no images, or one of the usual mistakes; tells which and the cure.
+    """
+    loss = loss_function()
+    check_players(generator, discriminator, images, loss)
+    optimizers = generator_optimizer(generator.parameters()), discriminator_optimizer(discriminator.parameters())
+    players = Players(generator, discriminator, *optimizers, loss, penalty)
+    stream = shuffled(len(images), batch_size, torch.Generator().manual_seed(seed))
+    noise = torch.Generator().manual_seed(seed + 1)
+    line = ProgressLine(epochs * images_per_epoch, label="discriminator loss")
+    history: list[Round] = []
+    losses: list[float] = []
+    for epoch in range(epochs):
+        shown = 0
+        while shown < images_per_epoch:
+            chosen = next(stream)[: images_per_epoch - shown].to(images.device)
+            labels = None if targets is None else targets[chosen]
+            seeds = draw_noise(len(chosen), noise_width, noise, images.device)
+            history.append(players.play(len(history) + 1, images[chosen], seeds, labels))
+            losses.append(history[-1].discriminator_loss)
+            line.advance(len(chosen), losses)
+            shown += len(chosen)
+        if after_epoch:
+            after_epoch(epoch + 1)
+    line.finish(losses)
+    return history

@@ -1,0 +1,190 @@
+"""The steps of both players equal plain PyTorch loops, and learners' usual mistakes are named."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from gan_tutorial.device import set_seed
+from gan_tutorial.gan import (
+    discriminator_step,
+    draw_noise,
+    generate,
+    generator_step,
+    gradient_penalty,
+    shuffled,
+    train_gan,
+)
+
+WIDTH, NOISE = 6, 3
+sgd = partial(torch.optim.SGD, lr=0.1)
+TINY = {"epochs": 1, "images_per_epoch": 20, "batch_size": 4, "noise_width": NOISE}
+
+
+def make_players(labels=0, end=()):
+    """A generator and a discriminator with the same first weights each time."""
+    set_seed(5)
+    generator = nn.Sequential(nn.Linear(NOISE + labels, 5), nn.LeakyReLU(0.2), nn.Linear(5, WIDTH), nn.Sigmoid())
+    discriminator = nn.Sequential(nn.Linear(WIDTH + labels, 5), nn.LeakyReLU(0.2), nn.Linear(5, 1), *end)
+    return generator, discriminator
+
+
+def real_images(count=10):
+    return torch.rand(count, WIDTH, generator=torch.Generator().manual_seed(9))
+
+
+def plain_game(generator, discriminator, images, rounds, batch_size, seed=0, targets=None):
+    """The same game written out: binary cross-entropy of probabilities, SGD by hand; return the losses."""
+    order, noise = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
+    losses, picks = [], []
+    for _ in range(rounds):
+        if not picks:
+            picks = list(torch.randperm(len(images), generator=order).split(batch_size))
+        chosen = picks.pop(0)
+        real, z = images[chosen], torch.randn(len(chosen), NOISE, generator=noise)
+        if targets is not None:
+            real, z = torch.cat([real, targets[chosen]], 1), torch.cat([z, targets[chosen]], 1)
+        fake = generator(z) if targets is None else torch.cat([generator(z), targets[chosen]], 1)
+        p_real, p_fake = torch.sigmoid(discriminator(real)), torch.sigmoid(discriminator(fake.detach()))
+        d_loss = -p_real.log().mean() - (1 - p_fake).log().mean()
+        descend(discriminator, d_loss)
+        g_loss = -torch.sigmoid(discriminator(fake)).log().mean()
+        descend(generator, g_loss)
+        losses.append((d_loss.item(), g_loss.item()))
+    return losses
+
+
+def descend(network, loss):
+    gradients = torch.autograd.grad(loss, list(network.parameters()), retain_graph=True)
+    with torch.no_grad():
+        for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+            parameter -= 0.1 * gradient
+
+
+def train_tiny(players, images, **options):
+    return train_gan(*players, images, generator_optimizer=sgd, discriminator_optimizer=sgd, **TINY | options)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_the_game_equals_a_plain_loop(conditional):
+    labels = 2 if conditional else 0
+    targets = torch.eye(2)[torch.arange(10) % 2] if conditional else None
+    history = train_tiny(make_players(labels), real_images(), targets=targets)
+    # an epoch of 20 images is two passes over ten of them, in batches of 4, 4 and 2
+    expected = plain_game(*make_players(labels), real_images(), rounds=6, batch_size=4, targets=targets)
+    found = [(r.discriminator_loss, r.generator_loss) for r in history]
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected))
+    assert [r.number for r in history] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_discriminator_that_knows_nothing_loses_two_ln_2_and_the_generator_ln_2():
+    generator, discriminator = make_players()
+    for parameter in discriminator.parameters():
+        nn.init.zeros_(parameter)
+    (first, *_) = train_tiny((generator, discriminator), real_images())
+    assert first.discriminator_loss == pytest.approx(2 * math.log(2))
+    assert first.real_score == first.generated_score == 0.5
+
+
+def test_mse_scores_are_taken_as_they_are():
+    generator, discriminator = make_players(end=[nn.Sigmoid()])
+    x = real_images(4)
+    z = draw_noise(4, NOISE, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = discriminator(x).mean().item()
+        loss = ((discriminator(x) - 1) ** 2).mean() + (discriminator(generator(z)) ** 2).mean()
+    history = train_tiny((generator, discriminator), x, loss_function=nn.MSELoss, images_per_epoch=4)
+    assert history[0].real_score == pytest.approx(expected)
+    assert history[0].discriminator_loss == pytest.approx(loss.item())
+
+
+def test_each_step_changes_one_player_only():
+    generator, discriminator = make_players()
+    before = [p.clone() for p in (*generator.parameters(), *discriminator.parameters())]
+    generated = generator(torch.ones(4, NOISE))
+    discriminator_step(
+        discriminator, sgd(discriminator.parameters()), nn.BCEWithLogitsLoss(), real_images(4), generated
+    )
+    same = [
+        torch.equal(a, b) for a, b in zip(before, (*generator.parameters(), *discriminator.parameters()), strict=True)
+    ]
+    assert same == [True] * 4 + [False] * 4
+    middle = [p.clone() for p in discriminator.parameters()]
+    generator_step(discriminator, sgd(generator.parameters()), nn.BCEWithLogitsLoss(), generated)
+    assert all(torch.equal(a, b) for a, b in zip(middle, discriminator.parameters(), strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(before, generator.parameters(), strict=False))
+
+
+def test_the_penalty_of_a_linear_discriminator_is_its_squared_weight():
+    weight, data = torch.tensor([[3.0, 4.0]]), torch.rand(7, 2).requires_grad_()
+    assert gradient_penalty(data @ weight.T, data).item() == pytest.approx(25.0)
+
+
+def test_the_penalty_adds_its_own_gradient_to_the_step():
+    discriminator = nn.Linear(WIDTH, 1)
+    weight, x = discriminator.weight.detach().clone(), torch.full((4, WIDTH), 0.5)
+    score = discriminator(x)[0].item()
+    discriminator_step(discriminator, sgd(discriminator.parameters()), nn.MSELoss(), x, x, penalty=3.0)
+    # loss (s - 1)^2 + s^2 with ds/dw = 0.5, penalty 3/2 |w|^2 with gradient 3 w
+    gradient = 0.5 * (2 * (score - 1) + 2 * score) + 3 * weight
+    torch.testing.assert_close(discriminator.weight.detach(), weight - 0.1 * gradient)
+
+
+def test_noise_is_the_same_for_the_same_seed_and_normal():
+    draw = [draw_noise(20_000, 5, torch.Generator().manual_seed(3)) for _ in range(2)]
+    assert torch.equal(*draw)
+    assert draw[0].mean().abs() < 0.02
+    assert abs(draw[0].std().item() - 1) < 0.02
+
+
+def test_each_pass_shows_every_image_once_in_another_order():
+    stream = shuffled(10, batch_size=4, order=torch.Generator().manual_seed(0))
+    passes = [torch.cat([next(stream) for _ in range(3)]) for _ in range(2)]
+    assert [sorted(p.tolist()) for p in passes] == [list(range(10))] * 2
+    assert not torch.equal(*passes)
+
+
+def test_weights_noise_and_order_have_random_numbers_of_their_own():
+    players, images = make_players(), real_images()
+    torch.rand(100)  # somebody else draws in between
+    first = train_tiny(players, images)
+    assert first == train_tiny(make_players(), images)
+    assert first != train_tiny(make_players(), images, seed=1)
+
+
+def test_after_each_epoch_the_number_is_told():
+    numbers = []
+    train_tiny(make_players(), real_images(), epochs=3, after_epoch=numbers.append)
+    assert numbers == [1, 2, 3]
+
+
+def squeezing(discriminator):
+    return nn.Sequential(discriminator, nn.Flatten(0))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (lambda g, d, x: (g.eval(), d, x), "The generator is in evaluation mode"),
+        (lambda g, d, x: (g, d.eval(), x), "The discriminator is in evaluation mode"),
+        (lambda g, d, x: (g, nn.Sequential(d, nn.Sigmoid()), x), "contains the sigmoid"),
+        (lambda g, d, x: (nn.Sequential(g, nn.Tanh()), d, x), "ends in Tanh"),
+        (lambda g, d, x: (g, squeezing(d), x), r"scores are \(4,\), expected \(4, 1\)"),
+        (lambda g, d, x: (nn.Linear(8, WIDTH), d, x), r"does not accept seeds of shape \(4, 3\)"),
+        (lambda g, d, x: (nn.Linear(NOISE, 5), d, x), r"Real data are \(4, 6\), generated data \(4, 5\)"),
+        (lambda g, d, x: (g, d, x[:0]), "no images"),
+    ],
+)
+def test_a_usual_mistake_is_named(mistake, message):
+    generator, discriminator, images = mistake(*make_players(), real_images())
+    with pytest.raises(ValueError, match=message):
+        train_tiny((generator, discriminator), images)
+
+
+def test_a_detached_generator_is_named():
+    generator, discriminator = make_players()
+    generated = generate(generator, torch.ones(4, NOISE)).detach()
+    with pytest.raises(ValueError, match="detached from the generator"):
+        generator_step(discriminator, sgd(generator.parameters()), nn.BCEWithLogitsLoss(), generated)
