@@ -197,7 +197,6 @@ def report_accuracy(
     if band and not band[0] <= accuracy <= band[1]:
         outside = max(band[0] - accuracy, accuracy - band[1])
         settings = f"{epochs} epochs of {images_per_epoch:,} images, data {test_data.name}"
-        print(
-            UNEXPECTED.format(points=100 * outside, side="below" if accuracy < band[0] else "above", settings=settings)
-        )
+        side = "below" if accuracy < band[0] else "above"
+        print(UNEXPECTED.format(points=100 * outside, side=side, settings=settings))
         raise AssertionError(f"{text}, but {note} on {test_data.name}. See the hints above.")
