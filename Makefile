@@ -16,7 +16,7 @@ help:
 	@echo "make figures                    like notebooks; lists the figures it made"
 	@echo "make refresh                    run the course and put the outputs into notebooks/, to be committed"
 	@echo "make lab                        open JupyterLab in notebooks/"
-	@echo "make site                       the notebooks as web pages in build/site"
+	@echo "make site                       README and notebooks as a web site in build/site"
 	@echo "make clean                      remove build/ and .venv"
 
 # pyproject.toml or constraints.txt newer than the stamp: install again. The stamp is written last, so a broken
@@ -47,7 +47,9 @@ lab: $(INSTALLED)
 	@$(BIN)/jupyter lab --notebook-dir=notebooks
 
 site: $(INSTALLED)
-	@$(BIN)/jupyter nbconvert --to html --output-dir build/site notebooks/*.ipynb
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[site]"
+	@$(BIN)/python -m sphinx -q -W -c docs . build/site
+	@echo "Open build/site/index.html"
 
 # The notebooks' own cells are checked twice: run by papermill in profile quick (tests/test_run_quick.py), and their
 # stored outputs by nbval, cell by cell, in the same profile.

@@ -68,18 +68,19 @@ def positive(text: str) -> int:
 
 def run_command(options: argparse.Namespace) -> int:
     """Run notebooks; return 1 if one of them failed."""
-    from gan_tutorial import runner
+    from gan_tutorial import outputs, runner
     from gan_tutorial.data import notice, resolve_source
     from gan_tutorial.device import choose_device
+    from gan_tutorial.tasks import NOTEBOOKS, RunError, Settings, choose_notebooks, make_tasks
     from gan_tutorial.training import IMAGES_PER_EPOCH
 
     if options.in_place and options.parameters:
-        raise runner.RunError("--in-place with -p would store outputs that the notebook's own parameters do not give.")
+        raise RunError("--in-place with -p would store outputs that the notebook's own parameters do not give.")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # ends the workers first, like Ctrl-C
-    notebooks = runner.choose_notebooks(options.names, options.notebooks or runner.NOTEBOOKS)
+    notebooks = choose_notebooks(options.names, options.notebooks or NOTEBOOKS)
     given = dict(options.parameters)
     images = IMAGES_PER_EPOCH[options.profile]
-    runner.make_tasks(notebooks, given, {})  # a wrong parameter is told before anything is fetched
+    make_tasks(notebooks, given, {})  # a wrong parameter is told before anything is fetched
     device = str(choose_device(given.pop("device_name", options.device)))
     asked_for = given.pop("data_source", options.data)
     source = resolve_source(asked_for)
@@ -90,14 +91,14 @@ def run_command(options: argparse.Namespace) -> int:
         "data_source": str(path.resolve()) if path.is_dir() else source,
         "device_name": device,
     }
-    tasks = runner.make_tasks(notebooks, given, common)
-    settings = runner.Settings(options.output, options.profile, source, device, options.jobs, options.timeout)
+    tasks = make_tasks(notebooks, given, common)
+    settings = Settings(options.output, options.profile, source, device, options.jobs, options.timeout)
     runner.run(tasks, settings)
-    print(runner.table(tasks))
+    print(outputs.table(tasks))
     if options.record:
-        runner.record_times(tasks, settings)
+        outputs.record_times(tasks, settings)
     if options.in_place:
-        runner.put_back([task for task in tasks if not task.problem], options.output)
+        outputs.put_back([task for task in tasks if not task.problem], options.output)
     return int(any(task.problem for task in tasks))
 
 

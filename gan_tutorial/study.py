@@ -116,8 +116,11 @@ def run_study(
     missing = [run for run in wanted if tuple(run[name] for name in KEY) not in done]
     with workers(scheduler, train_data, test_data):
         parallel = Parallel(n_jobs=-1 if scheduler else jobs, return_as="generator_unordered")
-        for rows in parallel(delayed(train_run)(run, train_data, test_data) for run in missing):
+        finished = parallel(delayed(train_run)(run, train_data, test_data) for run in missing)
+        for count, rows in enumerate(finished, start=1):
             add_rows(file, rows)
+            end = rows.iloc[-1]
+            print(f"{count} of {len(missing)}: {end['variant']}, seed {end['seed']}: {end['accuracy']:.2%}", flush=True)
 
 
 @contextmanager
@@ -186,7 +189,9 @@ def train_run(run: dict, train_data: MnistDataset, test_data: MnistDataset) -> p
     set_seed(run["seed"])
     network = VARIANTS[run["variant"]]()
     started = time.perf_counter()
-    history = train(network, train_data, run["epochs"], run["images_per_epoch"], test_data=test_data, fast=True)
+    history = train(
+        network, train_data, run["epochs"], run["images_per_epoch"], test_data=test_data, fast=True, quiet=True
+    )
     seconds = time.perf_counter() - started
     conditions = {
         "data_sha256": train_data.sha256,

@@ -54,6 +54,7 @@ def train(
     batch_size: int = 1,
     test_data: MnistDataset | None = None,
     fast: bool = False,
+    quiet: bool = False,
 ) -> list[Epoch]:
     """Train ``network`` on ``dataset`` in file order, starting again at the top whenever the file ends.
 
@@ -67,13 +68,14 @@ def train(
         batch_size: images in one training step; 1 shows image by image, as vectors (784,).
         test_data: if given, the accuracy on it is measured after every epoch.
         fast: take the steps of `gan_tutorial.backprop` where it knows the network: equal but for rounding, and quicker.
+        quiet: show no progress; for cells that train many networks.
 
     Raises:
         ValueError: a count below 1, an empty data set, or network and data set on different devices.
     """
     check_training(network, dataset, epochs=epochs, images_per_epoch=images_per_epoch, batch_size=batch_size)
     step = (closed_form_step(network) if fast and batch_size == 1 else None) or network.train_step
-    line = ProgressLine(epochs * images_per_epoch)
+    line = ProgressLine(epochs * images_per_epoch, quiet)
     history = []
     for epoch in range(epochs):
         first_loss = len(network.progress)
@@ -121,10 +123,10 @@ class ProgressLine:
     Outside a notebook it is printed every 10,000 steps instead.
     """
 
-    def __init__(self, images: int) -> None:
-        self.images, self.shown = images, 0
+    def __init__(self, images: int, quiet: bool = False) -> None:
+        self.images, self.shown, self.quiet = images, 0, quiet
         in_notebook = hasattr(get_ipython(), "kernel")
-        self.handle: DisplayHandle | None = DisplayHandle() if in_notebook else None
+        self.handle: DisplayHandle | None = DisplayHandle() if in_notebook and not quiet else None
         if self.handle:
             self.handle.display({"text/plain": "training starts"}, raw=True)
 
@@ -133,7 +135,7 @@ class ProgressLine:
         self.shown = min(self.shown + batch_size, self.images)
         if self.handle and network.counter % 500 == 0:
             self.handle.update({"text/plain": self.text(network)}, raw=True)
-        elif not self.handle and network.counter % REPORT_EVERY == 0:
+        elif not self.handle and not self.quiet and network.counter % REPORT_EVERY == 0:
             print(self.text(network), flush=True)
 
     def finish(self, network: ANN) -> None:

@@ -1,33 +1,36 @@
-"""A web server on this machine that serves MNIST-like files well or badly, for the tests of fetching."""
+"""A web server on this machine that serves files well or badly, for the tests of fetching."""
 
 import contextlib
 import threading
-import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+BODIES = {"page": b"<!DOCTYPE html><title>Log in</title>", "wrong": b"something else"}
+
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers as the first part of the path says: good, page, missing, short, stall or wrong."""
+    """Answers as the first part of the path says: good, page, wrong, missing, short, stall or silent."""
 
     def do_GET(self):
         _, manner, name = self.path.split("/", 2)
-        self.server.served[self.path] += 1
-        body = self.server.files.get(name, b"")
+        self.server.served[f"{manner}/{name}"] += 1
         if manner == "missing" or name not in self.server.files:
             self.send_error(404)
             return
-        if manner == "page":
-            body = b"<!DOCTYPE html><title>Log in</title>"
-        if manner == "wrong":
-            body = b"something else"
+        body = BODIES.get(manner, self.server.files[name])
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if manner in ("short", "stall") else body)
         self.wfile.flush()
         if manner == "stall":
-            time.sleep(3)
+            self.server.closing.wait(30)
+
+    def do_HEAD(self):
+        if self.path.startswith("/silent/"):
+            self.server.closing.wait(30)
+        self.send_response(403)  # as real servers do for a folder
+        self.end_headers()
 
     def log_message(self, *_):
         """Keep the test's output clean."""
@@ -35,13 +38,14 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving(files):
-    """Serve ``files`` (name to bytes) and yield (address, counter of the paths served)."""
+    """Serve ``files`` (name to bytes) and yield (address, counter of the paths that were asked for)."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.files, server.served = files, Counter()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    server.files, server.served, server.closing = files, Counter(), threading.Event()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/", server.served
     finally:
+        server.closing.set()
         server.shutdown()
         server.server_close()

@@ -2,10 +2,13 @@
 
 import gzip
 import hashlib
+import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from mnist_server import serving
 
 from gan_tutorial.data import (
     IDX_NAMES,
@@ -14,10 +17,9 @@ from gan_tutorial.data import (
     MnistDataset,
     cache_folder,
     csv_file,
+    fetch,
     load_mnist,
-    read_file,
     resolve_source,
-    sha256_of,
     write_csv,
 )
 
@@ -25,21 +27,41 @@ TRAIN_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]  # a
 TEST_COUNTS = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 
+OFFLINE = partial(fetch, mirrors=["http://127.0.0.1:9/"], csv_mirrors=["http://127.0.0.1:9/"])  # nobody is there
+
+
+def never():
+    """Take the place of a download that must not be asked for."""
+    pytest.fail("a download was asked for")
+
+
 def row(label=3, pixel=0, count=784):
     """A CSV line with one label and equal pixels."""
     return ",".join([str(label)] + [str(pixel)] * count)
 
 
-def csv(tmp_path, *rows, name="digits.csv"):
-    path = tmp_path / name
-    path.write_text("\n".join(rows) + "\n")
+def csv(tmp_path, *rows, end="\n"):
+    path = tmp_path / "digits.csv"
+    path.write_bytes("".join(row + end for row in rows).encode())
     return path
+
+
+def large_csv(tmp_path, *last_rows):
+    """A CSV file of more than 10 MB: so large that it is parsed only once."""
+    return csv(tmp_path, *[row(3, 100)] * 3_500, *last_rows)
 
 
 def idx(*shape, values):
     """The bytes of an IDX file of unsigned bytes."""
     header = bytes([0, 0, 8, len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
     return gzip.compress(header + bytes(values))
+
+
+@pytest.fixture
+def blocked_cache(monkeypatch, tmp_path):
+    """A cache folder that cannot be made, not even by an administrator: its place is below a file."""
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("GAN_TUTORIAL_CACHE", str(tmp_path / "file" / "cache"))
 
 
 # ---- the data set ------------------------------------------------------------------------------------------------
@@ -52,11 +74,8 @@ def test_a_csv_row_becomes_label_image_and_target(tmp_path):
     torch.testing.assert_close(image, torch.full((784,), 0.2))
     assert target.tolist() == [0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
     assert dataset.images.max() == 1.0
-    assert (dataset.labels.dtype, dataset.images.dtype, dataset.targets.dtype) == (
-        torch.int64,
-        torch.float32,
-        torch.float32,
-    )
+    dtypes = [tensor.dtype for tensor in (dataset.labels, dataset.images, dataset.targets)]
+    assert dtypes == [torch.int64, torch.float32, torch.float32]
     assert dataset.name == "digits.csv"
 
 
@@ -82,7 +101,14 @@ def test_it_is_passed_over_in_file_order(tmp_path):
     dataset = MnistDataset(csv(tmp_path, row(7), row(0), row(4)))
     assert [label for label, _, _ in dataset] == [7, 0, 4]
     assert len(dataset) == 3
-    assert dataset[-1][0] == 4
+
+
+def test_an_index_counts_from_the_end_if_negative_and_stops_there(tmp_path):
+    dataset = MnistDataset(csv(tmp_path, row(7), row(0), row(4)))
+    assert [dataset[-1][0], dataset[-3][0]] == [4, 7]
+    for index in (3, -4):
+        with pytest.raises(IndexError):
+            dataset[index]
 
 
 def test_the_picture_of_an_item_has_its_label(sample):
@@ -111,9 +137,46 @@ def test_the_checksum_is_of_labels_and_then_pixels(tmp_path):
 
 
 def test_writing_and_reading_a_csv_gives_the_same_bytes(tmp_path):
-    path = csv(tmp_path, row(1, 0), row(9, 255), row(0, 128))
+    every_pixel = ",".join(["5", *(str(i % 256) for i in range(784))])
+    path = csv(tmp_path, row(1, 0), row(9, 255), every_pixel, row(0, 128))
     write_csv(MnistDataset(path), tmp_path / "again.csv")
     assert (tmp_path / "again.csv").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
+def test_line_ends_of_any_system_and_blank_lines_are_read(tmp_path, end):
+    assert MnistDataset(csv(tmp_path, row(4, 8), row(2, 9), end=end)).labels.tolist() == [4, 2]
+
+
+def test_a_byte_order_mark_of_a_spreadsheet_is_read(tmp_path):
+    assert MnistDataset(csv(tmp_path, "\ufeff" + row(4, 8))).labels.tolist() == [4]
+
+
+def test_a_large_csv_is_parsed_only_once(tmp_path):
+    path = large_csv(tmp_path)
+    MnistDataset(path)
+    (parsed,) = (cache_folder() / "parsed").iterdir()
+    np.savez(parsed, labels=np.array([8], np.uint8), pixels=np.zeros((1, 784), np.uint8))  # a mark: is this read?
+    assert MnistDataset(path).labels.tolist() == [8]
+
+
+def test_a_changed_large_csv_is_parsed_again(tmp_path):
+    assert [MnistDataset(large_csv(tmp_path, row(label))).labels[-1] for label in (7, 8)] == [7, 8]
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK no archive", None])
+def test_a_damaged_parse_in_the_cache_is_replaced(tmp_path, damage):
+    path = large_csv(tmp_path, row(7, 1))
+    expected = MnistDataset(path).sha256
+    (parsed,) = (cache_folder() / "parsed").iterdir()
+    content = parsed.read_bytes()
+    parsed.write_bytes(content[: len(content) // 2] if damage is None else damage)
+    assert MnistDataset(path).sha256 == expected
+    assert parsed.read_bytes() == content
+
+
+def test_a_large_csv_is_read_without_a_cache_too(tmp_path, blocked_cache):
+    assert MnistDataset(large_csv(tmp_path, row(7, 1))).labels[-1] == 7
 
 
 # ---- bad input ---------------------------------------------------------------------------------------------------
@@ -130,15 +193,58 @@ def test_writing_and_reading_a_csv_gives_the_same_bytes(tmp_path):
         ([row(), row(3, -1)], r"row 2, column 2: pixel -1 is not in 0..255"),
         ([row(), row(3, "x")], r"row 2, column 2: 'x' is not a whole number"),
         ([row(), row(3, "0.5")], r"row 2, column 2: '0.5' is not a whole number"),
+        ([row(), row(3, "1.0")], r"row 2, column 2: '1\.0' is not a whole number"),
+        ([row(), row(3, "1e2")], r"row 2, column 2: '1e2' is not a whole number"),
+        ([row(), row(3, "True")], r"row 2, column 2: 'True' is not a whole number"),
+        ([row(), row(3, "nan")], r"row 2, column 2: 'nan' is not a whole number"),
         ([row(), row(3, "")], r"row 2, column 2: '' is not a whole number"),
-        (["label," + ",".join(f"pixel{i}" for i in range(784)), row()], r"row 1: 'label' .* is it a heading\?"),
+        ([row(), row(3, "--5")], r"row 2, column 2: '--5' is not a whole number"),
+        ([row(), row(3, "1 2")], r"row 2, column 2: '1 2' is not a whole number"),
+        ([row(), row(3, "²")], r"row 2, column 2: '²' is not a whole number"),
+        ([row(), row(3, "9" * 5_000)], r"row 2, column 2: pixel 9{20} is not in 0..255"),
+        ([row(), row(3, 2**32)], r"row 2, column 2: pixel 4294967296 is not in 0..255"),
+        ([row(), row(3, 2**64)], r"row 2, column 2: pixel 18446744073709551616 is not in 0..255"),
+        ([row(3, "007"), row(), "", row(12)], r"row 4, column 1: label 12 is not in 0..9"),
+        ([row().replace(",", ";")], r"row 1 has 1 column instead of 785"),
+        (["\x00\x01\x7f"], r"row 1 has 1 column instead of 785"),
+        ([row("label", "pixel"), row()], r"row 1, column 1: 'label' is not a whole number\. Is it a heading\? Delete"),
         ([""], r"digits.csv is empty"),
         (["<html>no such page</html>"], r"digits.csv is a web page \(HTML\)"),
+        (["\ufeff\n <!DOCTYPE html>"], r"digits.csv is a web page \(HTML\)"),
     ],
 )
 def test_a_bad_csv_is_refused_with_the_place(tmp_path, rows, message):
     with pytest.raises(DataError, match=message):
         MnistDataset(csv(tmp_path, *rows))
+
+
+def test_a_bad_row_far_down_a_large_csv_is_named_without_a_warning(tmp_path, recwarn):
+    with pytest.raises(DataError, match=r"row 3501, column 2: 'x' is not a whole number"):
+        MnistDataset(large_csv(tmp_path, row(3, "x")))
+    assert len(recwarn) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(row().encode())[:-9], r"digits.csv.gz is cut short or damaged"),
+        (b"1,2,3", r"digits.csv.gz is cut short or damaged"),
+        (b"<html>", r"digits.csv.gz is a web page"),
+        (gzip.compress(b"<html>"), r"digits.csv.gz is a web page"),
+        (gzip.compress(b""), r"digits.csv.gz is empty"),
+    ],
+    ids=range(5),
+)
+def test_a_bad_packed_csv_is_refused(tmp_path, content, message):
+    (tmp_path / "digits.csv.gz").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        MnistDataset(tmp_path / "digits.csv.gz")
+
+
+def test_a_folder_is_not_a_file(tmp_path):
+    (tmp_path / "digits.csv").mkdir()
+    with pytest.raises(DataError, match=r"digits\.csv cannot be read"):
+        MnistDataset(tmp_path / "digits.csv")
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -158,14 +264,15 @@ def test_an_unknown_form_is_refused(tmp_path):
         (idx(1, 28, 28, values=[0] * 784)[:-9], idx(1, values=[1]), "cut short or damaged"),
         (b"no gzip at all", idx(1, values=[1]), "cut short or damaged"),
         (b"<html>", idx(1, values=[1]), "web page"),
-        (idx(1, 28, 28, values=[0] * 700), idx(1, values=[1]), r"announces shape \(1, 28, 28\) but holds 700"),
-        (idx(1, 14, 56, values=[0] * 784), idx(1, values=[1]), r"announces shape \(1, 14, 56\)"),
+        (idx(1, 28, 28, values=[0] * 700), idx(1, values=[1]), r"announces sizes \(1, 28, 28\) but holds 700"),
+        (idx(1, 14, 56, values=[0] * 784), idx(1, values=[1]), r"announces sizes \(1, 14, 56\)"),
+        (idx(0, 28, 28, values=[]), idx(0, values=[]), r"announces sizes \(0, 28, 28\) but holds 0"),
         (idx(784, values=[0] * 784), idx(1, values=[1]), "does not begin like an IDX file"),
         (gzip.compress(b"\0"), idx(1, values=[1]), "does not begin like an IDX file"),
         (idx(1, 28, 28, values=[0] * 784), idx(2, values=[1, 2]), "has 1 images, but its labels file 2 labels"),
-        (idx(1, 28, 28, values=[0] * 784), idx(1, values=[10]), "label 10 at 1; labels are 0 to 9"),
+        (idx(1, 28, 28, values=[0] * 784), idx(1, values=[10]), "Label 10 of image 1 .* not in 0..9"),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_a_bad_idx_file_is_refused(tmp_path, images, labels, message):
     (tmp_path / "a-images-idx3-ubyte.gz").write_bytes(images)
@@ -180,16 +287,15 @@ def test_a_missing_labels_file_is_named(tmp_path):
         MnistDataset(tmp_path / "a-images-idx3-ubyte.gz")
 
 
-def test_a_csv_that_cannot_be_written_leaves_no_half_of_it(tmp_path):
-    class Broken(MnistDataset):
-        sha256 = ""
-
-    dataset = Broken(csv(tmp_path, row(), row()))
+def test_a_csv_that_fails_half_way_leaves_the_old_file_and_no_half(tmp_path):
+    dataset = MnistDataset(csv(tmp_path, row(), row()))
     dataset.images = dataset.images[:1]  # one image for two labels
     target = tmp_path / "out" / "digits.csv"
-    with pytest.raises(ValueError, match="shorter"):
+    target.parent.mkdir()
+    target.write_text("old")
+    with pytest.raises(ValueError, match="dimension"):
         write_csv(dataset, target)
-    assert list(target.parent.iterdir()) == []
+    assert [path.read_text() for path in target.parent.iterdir()] == ["old"]
 
 
 # ---- the sources ---------------------------------------------------------------------------------------------------
@@ -225,15 +331,35 @@ def test_the_folder_has_to_be_named():
         load_mnist("folder")
 
 
-def test_a_named_folder_that_is_missing_is_no_reason_to_take_the_sample(monkeypatch, tmp_path):
+def test_a_named_folder_that_is_missing_is_no_reason_to_take_another_source(monkeypatch, tmp_path):
     monkeypatch.setenv("GAN_TUTORIAL_DATA", str(tmp_path / "gone"))
-    with pytest.raises(DataError, match="There is no folder"):
-        load_mnist("auto")
+    with pytest.raises(DataError, match=r"no folder .*gone, named by GAN_TUTORIAL_DATA"):
+        load_mnist("auto", download=never)
+
+
+def test_a_named_folder_without_the_files_says_which(monkeypatch, tmp_path):
+    monkeypatch.setenv("GAN_TUTORIAL_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=r"holds neither train-images.* nor mnist_train\.csv"):
+        load_mnist("auto", download=never)
 
 
 def test_an_empty_cache_is_an_error_when_asked_for():
-    with pytest.raises(DataError, match="no folder"):
-        resolve_source("cache")
+    with pytest.raises(DataError, match="data --fetch"):
+        resolve_source("cache", download=never)
+
+
+def test_a_download_that_fails_is_an_error_when_asked_for():
+    with pytest.raises(DataError, match="could not be downloaded"):
+        load_mnist("download", download=OFFLINE)
+
+
+def test_the_sample_stands_in_when_no_download_works(capsys):
+    train, _ = load_mnist("auto", download=OFFLINE)
+    assert train.name == "MNIST sample"
+    assert capsys.readouterr().out == (
+        "Data: the MNIST sample (4,000 training and 1,000 test images), because no download worked. For all of MNIST: "
+        "run `gan-tutorial data --fetch` when online, or set GAN_TUTORIAL_DATA.\n"
+    )
 
 
 def test_a_wrong_file_under_an_official_name_states_both_checksums(tmp_path):
@@ -243,56 +369,145 @@ def test_a_wrong_file_under_an_official_name_states_both_checksums(tmp_path):
     with pytest.raises(DataError) as error:
         load_mnist(str(tmp_path))
     name = IDX_NAMES["train"][0]
-    assert OFFICIAL[name] in str(error.value)
+    assert f"expected {OFFICIAL[name]}" in str(error.value)
     assert hashlib.sha256(b"wrong").hexdigest() in str(error.value)
     assert (tmp_path / name).read_bytes() == b"wrong"
+
+
+# ---- the CSV form ----------------------------------------------------------------------------------------------------
+
+
+def test_the_csv_form_of_the_sample_is_the_sample(sample):
+    for part, dataset in zip(("train", "test"), sample, strict=True):
+        path = csv_file(part, "sample")
+        assert path.name == f"mnist_{part}.csv"
+        assert MnistDataset(path).sha256 == dataset.sha256
+
+
+def test_a_csv_form_is_written_once(sample):
+    time = csv_file("test", "sample").stat().st_mtime_ns
+    assert csv_file("test", "sample").stat().st_mtime_ns == time
+
+
+def test_a_changed_csv_form_is_written_again(sample):
+    path = csv_file("test", "sample")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"9")
+    assert csv_file("test", "sample").read_bytes() == content
+
+
+def test_a_csv_form_needs_a_cache_that_can_be_written(blocked_cache):
+    with pytest.raises(DataError, match=r"cannot be written .* GAN_TUTORIAL_CACHE"):
+        csv_file("test", "sample")
+
+
+def test_an_unknown_part_is_refused():
+    with pytest.raises(DataError, match="Choose one of train, test"):
+        csv_file("validation", "sample")
 
 
 # ---- the official files ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def official(monkeypatch, official_folder):
-    monkeypatch.setenv("GAN_TUTORIAL_DATA", str(official_folder))
-    return load_mnist("auto")
+@pytest.fixture(scope="session")
+def official(official_folder):
+    """The official data, read from the IDX files: (training data, test data)."""
+    return tuple(MnistDataset(official_folder / images) for images, _ in IDX_NAMES.values())
+
+
+@pytest.fixture(scope="session")
+def csv_folder(official, tmp_path_factory):
+    """A folder with the CSV form of the official files."""
+    folder = tmp_path_factory.mktemp("csv")
+    for part, dataset in zip(("train", "test"), official, strict=True):
+        write_csv(dataset, folder / f"mnist_{part}.csv")
+    return folder
+
+
+def loaded(capsys, source, **options):
+    """Load both parts and return their sizes, and the line that was printed."""
+    datasets = load_mnist(source, **options)
+    assert [dataset.name for dataset in datasets] == ["MNIST", "MNIST"]
+    return [len(dataset) for dataset in datasets], capsys.readouterr().out
+
+
+def line(where):
+    """The notice of all of MNIST."""
+    return f"Data: all of MNIST (60,000 training and 10,000 test images) from {where}.\n"
 
 
 def test_the_official_files_have_the_published_counts(official):
     assert torch.bincount(official[0].labels).tolist() == TRAIN_COUNTS
     assert torch.bincount(official[1].labels).tolist() == TEST_COUNTS
-    assert official[0].name == official[1].name == "MNIST"
 
 
-def test_the_named_folder_comes_first_and_nothing_is_fetched(official, capsys):
+def test_the_csv_form_is_the_download_of_the_original_post(csv_folder):
+    for name, size in {"mnist_train.csv": 109_575_994, "mnist_test.csv": 18_289_443}.items():
+        content = (csv_folder / name).read_bytes()
+        assert len(content) == size
+        assert hashlib.sha256(content).hexdigest() == OFFICIAL[name]
+
+
+def test_a_changed_csv_form_of_the_official_files_is_written_again(official_folder, csv_folder):
+    path = csv_file("test", str(official_folder))
+    path.write_bytes(b"changed")
+    assert csv_file("test", str(official_folder)).read_bytes() == (csv_folder / "mnist_test.csv").read_bytes()
+
+
+def test_csv_and_idx_files_give_equal_tensors(official, csv_folder):
+    from_csv = MnistDataset(csv_folder / "mnist_test.csv")
+    for name in ("labels", "images", "targets"):
+        assert torch.equal(getattr(from_csv, name), getattr(official[1], name))
+
+
+def test_the_named_folder_comes_first_and_nothing_is_fetched(capsys, monkeypatch, official_folder):
+    monkeypatch.setenv("GAN_TUTORIAL_DATA", str(official_folder))
+    assert loaded(capsys, "auto", download=never) == ([60_000, 10_000], line("the folder named by GAN_TUTORIAL_DATA"))
     assert not cache_folder().exists()
 
 
-def test_the_csv_form_is_the_download_of_the_original_post(official, capsys):
-    sizes = {"train": 109_575_994, "test": 18_289_443}
-    for part, size in sizes.items():
-        path = csv_file(part)
-        assert path.stat().st_size == size
-        assert sha256_of(path) == OFFICIAL[f"mnist_{part}.csv"]
+def test_the_cache_comes_second_and_nothing_is_fetched(capsys, official_folder):
+    shutil.copytree(official_folder, cache_folder())
+    assert loaded(capsys, "auto", download=never) == ([60_000, 10_000], line("the cache of downloads"))
 
 
-def test_csv_and_idx_give_equal_tensors_and_the_second_reading_takes_the_cache(official, capsys):
-    path = csv_file("test")
-    labels, pixels = read_file(path)
-    assert np.array_equal(labels, official[1].labels.numpy())
-    assert torch.equal(torch.tensor(pixels).float() / 255, official[1].images)
-    parsed = list((cache_folder() / "parsed").glob("*.npz"))
-    assert len(parsed) == 1
-    np.savez(parsed[0], labels=labels[:1], pixels=pixels[:1])  # a mark, to see that it is read
-    assert len(read_file(path)[0]) == 1
+def test_a_download_comes_third(capsys, official_folder):
+    files = {name: (official_folder / name).read_bytes() for names in IDX_NAMES.values() for name in names}
+    with serving(files) as (address, served):
+        download = partial(fetch, mirrors=[f"{address}good/"], csv_mirrors=[])
+        assert loaded(capsys, "auto", download=download)[0] == [60_000, 10_000]
+        assert loaded(capsys, "download", download=download)[1] == line("a download")
+    assert served == {f"good/{name}": 1 for name in files}
 
 
-def test_a_folder_with_csv_files_works_and_is_not_written_to(official, monkeypatch, tmp_path, capsys):
+def test_a_damaged_cache_is_passed_over(official_folder):
+    shutil.copytree(official_folder, cache_folder(), copy_function=shutil.copyfile)
+    (cache_folder() / IDX_NAMES["test"][1]).write_bytes(b"damaged")
+    assert resolve_source("auto", download=OFFLINE) == "sample"
+
+
+def test_a_folder_can_be_given_as_a_path(capsys, official_folder):
+    assert loaded(capsys, str(official_folder)) == ([60_000, 10_000], line("the folder asked for"))
+
+
+def test_a_folder_with_csv_files_works_and_is_not_written_to(capsys, monkeypatch, official, csv_folder):
+    monkeypatch.setenv("GAN_TUTORIAL_DATA", str(csv_folder))
+    before = sorted(csv_folder.iterdir())
+    assert load_mnist("auto", download=never)[0].sha256 == official[0].sha256
+    assert sorted(csv_folder.iterdir()) == before
+
+
+def test_the_folders_own_csv_is_taken_also_beside_idx_files(monkeypatch, official_folder, csv_folder, tmp_path):
     folder = tmp_path / "classroom"
-    folder.mkdir()
-    for part in ("train", "test"):
-        csv_file(part).rename(folder / f"mnist_{part}.csv")
+    shutil.copytree(official_folder, folder)
+    shutil.copy(csv_folder / "mnist_test.csv", folder)
     monkeypatch.setenv("GAN_TUTORIAL_DATA", str(folder))
-    train, _ = load_mnist("auto")
-    assert train.sha256 == official[0].sha256
-    assert csv_file("train") == folder / "mnist_train.csv"
-    assert len(list(folder.iterdir())) == 2
+    assert csv_file("test", "auto", download=never) == folder / "mnist_test.csv"
+
+
+def test_idx_files_and_a_packed_csv_file_may_stand_side_by_side(official, official_folder, csv_folder, tmp_path):
+    for name in IDX_NAMES["train"]:
+        shutil.copy(official_folder / name, tmp_path)
+    content = (csv_folder / "mnist_test.csv").read_bytes()
+    (tmp_path / "mnist_test.csv.gz").write_bytes(gzip.compress(content, compresslevel=1))
+    assert load_mnist(str(tmp_path))[1].sha256 == official[1].sha256

@@ -7,7 +7,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from gan_tutorial.runner import marks
+from gan_tutorial.outputs import marks
 from gan_tutorial.study import FACTORIAL, RESULTS, SETTINGS, band
 
 ROOT = Path(__file__).parents[1]

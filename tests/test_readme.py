@@ -6,7 +6,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from gan_tutorial.runner import NOTEBOOKS, about, marks, read_times, running_time
+from gan_tutorial.outputs import about, marks, read_times, running_time
+from gan_tutorial.tasks import NOTEBOOKS
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))

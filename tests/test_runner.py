@@ -13,9 +13,9 @@ import nbformat
 import psutil
 import pytest
 
-from gan_tutorial import runner
+from gan_tutorial import outputs, runner
 from gan_tutorial.data import load_mnist
-from gan_tutorial.runner import NOTEBOOKS, RunError, choose_notebooks, make_tasks
+from gan_tutorial.tasks import NOTEBOOKS, RunError, Settings, choose_notebooks, make_tasks
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 COMMAND = [sys.executable, "-m", "gan_tutorial.cli", "run"]
@@ -53,7 +53,7 @@ def course(tmp_path):
 
 def run(course, names=(), timeout=60, **given):
     """Run notebooks of ``course`` into ``build`` beside it and return the tasks by name."""
-    settings = runner.Settings(course.parent / "build", "quick", "sample", "cpu", jobs=2, timeout=timeout)
+    settings = Settings(course.parent / "build", "quick", "sample", "cpu", jobs=2, timeout=timeout)
     tasks = make_tasks(choose_notebooks(names, course), given, {"data_source": "sample"})
     return {task.name: task for task in runner.run(tasks, settings)}
 
@@ -100,7 +100,7 @@ def test_the_command_leaves_notebooks_figures_a_manifest_and_a_table(course):
 def test_in_place_puts_outputs_into_the_notebooks_without_the_injected_cell(course):
     write(course, "01_a", "print(data_source)", "6 * 7", parameters=PARAMETERS)
     tasks = run(course)
-    runner.put_back(list(tasks.values()), course.parent / "build")
+    outputs.put_back(list(tasks.values()), course.parent / "build")
     in_place = nbformat.read(course / "01_a.ipynb", as_version=4)
     assert [cell.id for cell in in_place.cells] == ["p", "c0", "c1"]
     assert [cell.execution_count for cell in in_place.cells] == [1, 2, 3]
@@ -322,9 +322,9 @@ def test_a_long_silence_is_broken_by_a_line_that_tells_what_runs(course, capsys)
 
 def test_pieces_of_printed_text_are_joined_only_with_their_neighbours():
     pieces = [("stdout", "a"), ("stdout", "b"), ("stderr", "c"), ("stdout", "d")]
-    outputs = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in pieces]
-    outputs.insert(3, nbformat.v4.new_output("display_data", {"text/plain": "x"}))
-    joined = runner.join_streams(outputs)
+    pieces_of_text = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in pieces]
+    pieces_of_text.insert(3, nbformat.v4.new_output("display_data", {"text/plain": "x"}))
+    joined = outputs.join_streams(pieces_of_text)
     assert [output.get("text") for output in joined] == ["ab", "c", None, "d"]
 
 
@@ -334,7 +334,7 @@ def test_the_checksum_in_the_manifest_is_that_of_the_training_data(part, request
         train, _ = request.getfixturevalue("sample")
     else:
         train, _ = load_mnist(str(request.getfixturevalue("official_folder")))
-    assert runner.DATA_SHA256[train.name] == train.sha256
+    assert outputs.DATA_SHA256[train.name] == train.sha256
 
 
 def test_an_output_folder_that_cannot_be_used_is_refused(course, tmp_path):
@@ -348,7 +348,7 @@ def test_a_half_written_file_never_takes_the_name(tmp_path):
     file = tmp_path / "manifest.json"
     file.write_text("old")
     with pytest.raises(UnicodeEncodeError):
-        runner.write_text(file, "new \ud800")
+        outputs.write_text(file, "new \ud800")
     assert file.read_text() == "old"
 
 

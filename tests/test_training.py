@@ -151,3 +151,13 @@ def test_an_accuracy_outside_its_band_fails_with_a_friendly_hint(tmp_path, capsy
     assert "4 epochs of 60,000 images, data tiny" in output
     for hint in ("usual causes", "Restart the kernel", "set_seed", "gan-tutorial data --verify"):
         assert hint in output
+
+
+def test_quiet_training_prints_nothing_and_learns_the_same(capsys):
+    dataset, networks = tiny_dataset([3, 1]), []
+    for quiet in (False, True):
+        set_seed(0)
+        networks.append(ANN())
+        train(networks[-1], dataset, epochs=1, images_per_epoch=10_000, quiet=quiet, fast=True)
+        assert bool(capsys.readouterr().out) == (not quiet)
+    assert networks[0].progress == networks[1].progress
