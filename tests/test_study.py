@@ -48,6 +48,13 @@ def test_a_study_records_every_variant_and_skips_what_it_has(tmp_path):
     assert len(pd.read_csv(file)) == 4 * len(SEEDED)
 
 
+def test_a_study_tells_each_finished_run_in_one_line(tmp_path, capsys):
+    run_study(tmp_path / "study.csv", seeds=[0, 1], **TINY, variants=["Adam"])
+    accuracies = pd.read_csv(tmp_path / "study.csv").query("epoch == 2")["accuracy"]
+    lines = capsys.readouterr().out.splitlines()[-2:]
+    assert lines == [f"{k + 1} of 2: Adam, seed {k}: {accuracy:.2%}" for k, accuracy in enumerate(accuracies)]
+
+
 def test_the_factorial_has_every_choice_of_the_four_improvements_once():
     assert len(FACTORIAL) == 2**4
     assert {frozenset(parts) for parts in FACTORIAL.values()} == {
