@@ -15,7 +15,7 @@ from gan_tutorial.training import train
 relu = partial(nn.LeakyReLU, 0.02)
 
 
-# Not all of the factorial: "LeakyReLU + Adam + LayerNorm" is chaotic. There the plain step disagrees with itself by 0.01
+# Not all of the factorial: "LeakyReLU + Adam + LayerNorm" is chaotic. There the plain step differs from itself by 0.01
 # after 1,000 images when one layer's biases start 1e-8 higher.
 @pytest.mark.parametrize("variant", SEEDED)
 def test_losses_equal_the_plain_step_over_1000_steps(variant, sample):
