@@ -141,8 +141,11 @@ def add_study(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``study``."""
     parser.add_argument("--data", default="auto", help="as for run")
     parser.add_argument("--profile", choices=PROFILES, default="full", help="images in an epoch, as for run")
-    parser.add_argument("--seeds", type=positive, default=5, help="how many, from seed 0 on (default: 5)")
-    parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="trainings at once (default: cores)")
+    parser.add_argument("--seeds", type=positive, help="how many, from seed 0 on (default: 5; 1 with --factorial)")
+    parser.add_argument("--factorial", action="store_true", help="all 16 combinations of the four improvements")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="trainings at once (default: cores)")
+    place.add_argument("--scheduler", default="", metavar="ADDRESS", help="train on the Dask cluster at this address")
     parser.set_defaults(command=study_command)
 
 
@@ -152,8 +155,16 @@ def study_command(options: argparse.Namespace) -> int:
     from gan_tutorial.training import BANDS_FILE, IMAGES_PER_EPOCH
 
     file = study.RESULTS / "study.csv"
-    images = IMAGES_PER_EPOCH[options.profile]
-    study.run_study(file, options.data, range(options.seeds), epochs=4, images_per_epoch=images, jobs=options.jobs)
+    study.run_study(
+        file,
+        options.data,
+        range(options.seeds or (1 if options.factorial else 5)),
+        epochs=4,
+        images_per_epoch=IMAGES_PER_EPOCH[options.profile],
+        jobs=options.jobs,
+        variants=study.FACTORIAL if options.factorial else study.SEEDED,
+        scheduler=options.scheduler,
+    )
     study.write_bands(file, BANDS_FILE)
     return 0
 

@@ -19,6 +19,14 @@ BANDS_FILE = Path(__file__).parents[1] / "results" / "bands.csv"
 PROFILE_VARIABLE = "GAN_TUTORIAL_PROFILE"
 IMAGES_PER_EPOCH = {"full": 60_000, "quick": 1_500}  # an epoch in each profile
 REPORT_EVERY = 10_000  # training steps between two printed lines
+UNEXPECTED = """\
+This is {points:.2f} percentage points {side} what runs with these settings ({settings}) gave.
+The usual causes:
+  1. The network was trained twice, or by cells run in another order. Restart the kernel and run all cells.
+  2. It was not built right after set_seed, or its arguments are others. Look at the cell that builds it.
+  3. The data are others, in another order or scaled otherwise. Look at the line that begins with "Data:",
+     and run `gan-tutorial data --verify`.
+If you changed something on purpose, this is your finding: keep it, and leave this check out."""
 
 
 @dataclass(frozen=True)
@@ -180,8 +188,10 @@ def report_accuracy(
 ) -> None:
     """Show the accuracy beside the band that ``results/bands.csv`` records for these settings.
 
+    Outside the band, what was expected, the usual causes and what to look at are shown first.
+
     Raises:
-        AssertionError: the accuracy lies outside the band; tells the usual causes.
+        AssertionError: the accuracy lies outside the band.
     """
     band = expected_accuracy(variant, test_data.name, epochs, images_per_epoch, bands_file)
     text = f"{variant}: {accuracy:.2%} of {len(test_data):,} test images right"
@@ -189,7 +199,8 @@ def report_accuracy(
     metadata = {"gan_tutorial": {"variant": variant, "accuracy": accuracy, "expected": band}}
     display({"text/plain": f"{text} ({note})"}, metadata=metadata, raw=True)
     if band and not band[0] <= accuracy <= band[1]:
-        raise AssertionError(
-            f"{text}, but {note} on {test_data.name}. The usual causes: a network trained twice or built before "
-            "set_seed, data in another order, a changed cell above. Restart the kernel and run all cells."
-        )
+        outside = max(band[0] - accuracy, accuracy - band[1])
+        settings = f"{epochs} epochs of {images_per_epoch:,} images, data {test_data.name}"
+        side = "below" if accuracy < band[0] else "above"
+        print(UNEXPECTED.format(points=100 * outside, side=side, settings=settings))
+        raise AssertionError(f"{text}, but {note} on {test_data.name}. See the hints above.")

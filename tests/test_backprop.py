@@ -9,13 +9,15 @@ from torch import nn
 from gan_tutorial.backprop import ClosedForm, closed_form_step, layer_norm_backward
 from gan_tutorial.device import set_seed
 from gan_tutorial.network import ANN
-from gan_tutorial.study import VARIANTS
+from gan_tutorial.study import SEEDED, VARIANTS
 from gan_tutorial.training import train
 
 relu = partial(nn.LeakyReLU, 0.02)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+# Not all of the factorial: "LeakyReLU + Adam + LayerNorm" is chaotic. There the plain step differs from itself by 0.01
+# after 1,000 images when one layer's biases start 1e-8 higher.
+@pytest.mark.parametrize("variant", SEEDED)
 def test_losses_equal_the_plain_step_over_1000_steps(variant, sample):
     train_data, _ = sample
     losses = []

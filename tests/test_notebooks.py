@@ -166,7 +166,7 @@ def test_prose_comes_before_code(path):
 
 
 def test_only_the_course_module_and_its_packages_are_imported(path):
-    known = {"gan_tutorial", "torch", "numpy", "pandas", "matplotlib", "sklearn", *sys.stdlib_module_names}
+    known = {"gan_tutorial", "torch", "numpy", "pandas", "matplotlib", "scipy", "sklearn", *sys.stdlib_module_names}
     trees = [ast.parse(cell.source) for cell in code_cells(path)]
     imports = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     modules = {(n.module if isinstance(n, ast.ImportFrom) else n.names[0].name).split(".")[0] for n in imports}

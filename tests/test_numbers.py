@@ -1,0 +1,128 @@
+"""Accuracies have one source, ``results/``: prose and bands that say something else fail here."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from gan_tutorial.outputs import marks
+from gan_tutorial.study import FACTORIAL, RESULTS, SETTINGS, band
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+COURSE = {"data": "MNIST", "epochs": 4, "images_per_epoch": 60_000}  # prose speaks of these runs
+PERCENTAGE = re.compile(r"(?<![\w.,])\d[\d,]*(?:\.\d+)?(?=(?:\s|\\,)?\\?(?:%|percent\b))")
+# Percentages in prose that no run of ours gave, each with the reason why it may stand there.
+POST = "a figure of the original post"
+MADE_UP = "an example, no measurement"
+ALLOWED = {
+    "05_loss_function": {"90": MADE_UP, "70": MADE_UP},
+    "06_activation_function": {"3": "score -0.03 read as a probability", "130": "score 1.3 read as a probability"},
+    "07_optimizer": {"2": "rate 0.01 times slope 2x of the surface x^2: by hand"},
+    "09_combination": {"100": "all of the images", "99": MADE_UP, "60": MADE_UP, "105": "nonsense on purpose"},
+    "10_evidence": {
+        "87.99": POST,
+        "91.02": POST,
+        "97.07": POST,
+        "95": "the level of the intervals",
+        "2.5": "half of what a 95 % interval leaves out",
+        "100": "all of the images",
+    },
+}
+
+
+def prose(path):
+    """The text of the README, or of a notebook's Markdown cells."""
+    if path.suffix == ".md":
+        return path.read_text(encoding="utf-8")
+    cells = nbformat.read(path, as_version=4).cells
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
+def course_runs():
+    """The last epoch of every run of the course: four epochs on all of MNIST."""
+    study = pd.read_csv(RESULTS / "study.csv")
+    chosen = (study[list(COURSE)] == pd.Series(COURSE)).all(axis=1) & (study["epoch"] == study["epochs"])
+    return study[chosen]
+
+
+def recorded(variant=None):
+    """The accuracies recorded for one network or for all: every run and the mean, lowest and highest of each."""
+    runs = course_runs()
+    if variant is not None:
+        runs = runs[runs["variant"] == variant]
+    means = runs.groupby("variant")["accuracy"].mean()
+    return [*runs["accuracy"], *means]
+
+
+def spoken_of(line, end):
+    """The network last named in ``line`` before ``end``, the longest name if several fit; None if none is."""
+    found = [(line.rfind(name, 0, end) + len(name), len(name), name) for name in FACTORIAL if name in line[:end]]
+    return max(found)[2] if found else None
+
+
+def unrecorded(text, allowed=()):
+    """The percentages in ``text`` that are neither recorded (for the network they follow) nor allowed."""
+    wrong = []
+    for line in text.splitlines():
+        for match in PERCENTAGE.finditer(line):
+            said = match[0].replace(",", "")
+            places = len(said.partition(".")[2])
+            known = {f"{100 * value:.{places}f}" for value in recorded(spoken_of(line, match.start()))}
+            # Without decimals nearly every number is somebody's accuracy: these have to be explained.
+            if said not in allowed and (places == 0 or said not in known):
+                wrong.append(f"{said} % in: {line}")
+    return wrong
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *NOTEBOOKS], ids=lambda path: path.stem)
+def test_every_percentage_in_prose_is_recorded_or_explained(path):
+    assert unrecorded(prose(path), ALLOWED.get(path.stem, {})) == []
+
+
+def test_a_made_up_accuracy_is_found():
+    right = recorded("LeakyReLU")[0]
+    assert unrecorded(f"LeakyReLU reaches {right:.2%}.") == []
+    assert len(unrecorded(f"LeakyReLU reaches {right + 0.003:.2%}.")) == 1
+    assert len(unrecorded(f"baseline {right:.2%}")) == 1  # another network's accuracy
+    assert len(unrecorded("about 91 % of the images")) == 1
+    assert len(unrecorded(rf"$ {100 * right + 0.3:.2f}\,\% $, {100 * right + 0.3:.2f} percent")) == 2
+
+
+@pytest.mark.parametrize("stem", ALLOWED)
+def test_every_allowed_percentage_is_still_in_use(stem):
+    said = set(PERCENTAGE.findall(prose(ROOT / "notebooks" / f"{stem}.ipynb")))
+    assert set(ALLOWED[stem]) <= said
+
+
+def test_every_band_follows_from_the_recorded_seeds():
+    study, bands = pd.read_csv(RESULTS / "study.csv"), pd.read_csv(RESULTS / "bands.csv")
+    last = study[study["epoch"] == study["epochs"]]
+    by_setting = dict(list(last.groupby(SETTINGS)["accuracy"]))
+    assert not bands.duplicated(SETTINGS).any()
+    for row in bands.to_dict("records"):
+        accuracies = by_setting[tuple(row[name] for name in SETTINGS)]
+        rule = band(accuracies)
+        if row["origin"].startswith("set in advance"):
+            assert row["low"] <= accuracies.min() <= accuracies.max() <= row["high"], row
+        else:
+            assert (row["low"], row["high"], row["origin"]) == tuple(rule), row
+
+
+def test_only_the_bands_the_course_was_given_are_set_in_advance():
+    bands = pd.read_csv(RESULTS / "bands.csv")
+    given = bands[bands["origin"].str.startswith("set in advance")]
+    assert set(given["variant"]) == {"baseline", "BCELoss", "LeakyReLU", "Adam", "combination"}
+    assert (given[list(COURSE)] == pd.Series(COURSE)).all(axis=None)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_bands_in_the_outputs_are_the_recorded_ones(path):
+    bands = pd.read_csv(RESULTS / "bands.csv")
+    bands = bands[(bands[list(COURSE)] == pd.Series(COURSE)).all(axis=1)].set_index("variant")
+    for _, _, mark in marks(nbformat.read(path, as_version=4)):
+        if "expected" in mark:
+            assert mark["expected"] == bands.loc[mark["variant"], ["low", "high"]].tolist()
+            assert f"{mark['accuracy']:.2%}" in {f"{value:.2%}" for value in recorded(mark["variant"])}
