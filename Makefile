@@ -38,10 +38,10 @@ full: $(INSTALLED)
 figures: notebooks
 	@$(BIN)/python -c "import json, pathlib; [print('build/figures/' + e['png'], '-', e['alt']) for e in json.loads(pathlib.Path('build/figures/manifest.json').read_text(encoding='utf-8'))['figures']]"
 
-# One notebook at a time, so that the recorded times are honest.
+# Both profiles, because notebooks and README state both times.
 refresh: $(INSTALLED)
-	@$(BIN)/gan-tutorial run --profile quick --jobs 1 --output build/quick --record
-	@$(BIN)/gan-tutorial run --profile full --jobs 1 --record --in-place
+	@$(BIN)/gan-tutorial run --profile quick --jobs $(JOBS) --output build/quick --record
+	@$(BIN)/gan-tutorial run --profile full --jobs $(JOBS) --record --in-place
 
 lab: $(INSTALLED)
 	@$(BIN)/jupyter lab --notebook-dir=notebooks

@@ -99,6 +99,8 @@ def run_command(options: argparse.Namespace) -> int:
         outputs.record_times(tasks, settings)
     if options.in_place:
         outputs.put_back([task for task in tasks if not task.problem], options.output)
+        if not options.notebooks:
+            outputs.fill_readme()
     return int(any(task.problem for task in tasks))
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from gan_tutorial.tasks import Settings, Task
+from gan_tutorial.tasks import NOTEBOOKS, Settings, Task
 
+README = Path(__file__).parents[1] / "README.md"
 TIMES = Path(__file__).parents[1] / "results" / "times.csv"
 DATA_SHA256 = {  # `MnistDataset.sha256` of the training images, by the name of the data
     "MNIST": "a454de301763d749ccfd1ebb5add77d549bcd2125320df72efaa88e014fca0f0",
@@ -186,6 +187,24 @@ def running_time(notebook: str, file: Path = TIMES) -> str:
     if set(seconds) != {"full", "quick"}:
         return ""
     return f"**Running time:** {about(seconds['full'])}; in profile quick {about(seconds['quick'])}"
+
+
+def fill_readme(readme: Path = README, notebooks: Path = NOTEBOOKS, times: Path = TIMES) -> None:
+    """Write each notebook's recorded running time and shown accuracies at the end of its row in the README's table."""
+    lines = readme.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines):
+        if not (named := re.match(r"\| \[(\w+)\]\(notebooks/", line)):
+            continue
+        notes = [note for _, _, note in marks(nbformat.read(notebooks / f"{named[1]}.ipynb", as_version=4))]
+        accuracies = ", ".join(f"{note['variant']} {note['accuracy']:.2%}" for note in notes if "accuracy" in note)
+        seconds = [
+            row["seconds"] for row in read_times(times) if (row["notebook"], row["profile"]) == (named[1], "full")
+        ]
+        topic = line.split(" | ")[1]
+        lines[number] = (
+            f"{line.split(' | ')[0]} | {topic} | {about(float(seconds[0])) if seconds else ''} | {accuracies} |"
+        )
+    write_text(readme, "\n".join(lines) + "\n")
 
 
 def about(seconds: float) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from gan_tutorial.outputs import about, marks, read_times, running_time
+from gan_tutorial.outputs import about, fill_readme, marks, read_times, running_time
 from gan_tutorial.tasks import NOTEBOOKS
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -51,3 +51,23 @@ def test_the_two_commands_are_there():
 @pytest.mark.parametrize(("seconds", "text"), [(3, "10 seconds"), (61, "70 seconds"), (111, "2 minutes")])
 def test_times_are_rounded_up(seconds, text):
     assert about(seconds) == text
+
+
+def test_a_run_fills_in_the_rows_of_the_table(tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("report()")])
+    note = {"gan_tutorial": {"variant": "baseline", "accuracy": 0.875}}
+    notebook.cells[0].outputs = [nbformat.v4.new_output("display_data", {"text/plain": "x"}, metadata=note)]
+    nbformat.write(notebook, tmp_path / "03_net.ipynb")
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "04_new.ipynb")
+    times, readme = tmp_path / "times.csv", tmp_path / "README.md"
+    times.write_text("notebook,profile,seconds\n03_net,full,61.5\n03_net,quick,5\n")
+    readme.write_text(
+        "# Course\n\n| a | b | c | d |\n|---|---|---|---|\n"
+        "| [03_net](notebooks/03_net.ipynb) | nets | 9 minutes | old 1% |\n| [04_new](notebooks/04_new.ipynb) | new |  |  |\nEnd\n"
+    )
+    fill_readme(readme, tmp_path, times)
+    assert readme.read_text().splitlines()[4:] == [
+        "| [03_net](notebooks/03_net.ipynb) | nets | 70 seconds | baseline 87.50% |",
+        "| [04_new](notebooks/04_new.ipynb) | new |  |  |",
+        "End",
+    ]
