@@ -63,7 +63,8 @@ def test_a_run_fills_in_the_rows_of_the_table(tmp_path):
     times.write_text("notebook,profile,seconds\n03_net,full,61.5\n03_net,quick,5\n")
     readme.write_text(
         "# Course\n\n| a | b | c | d |\n|---|---|---|---|\n"
-        "| [03_net](notebooks/03_net.ipynb) | nets | 9 minutes | old 1% |\n| [04_new](notebooks/04_new.ipynb) | new |  |  |\nEnd\n"
+        "| [03_net](notebooks/03_net.ipynb) | nets | 9 minutes | old 1% |\n"
+        "| [04_new](notebooks/04_new.ipynb) | new |  |  |\nEnd\n"
     )
     fill_readme(readme, tmp_path, times)
     assert readme.read_text().splitlines()[4:] == [
