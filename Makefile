@@ -7,7 +7,7 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 RUN := $(BIN)/gan-tutorial run --profile $(PROFILE) --jobs $(JOBS)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help notebooks test full figures refresh lab site clean
+.PHONY: help notebooks test full figures refresh lab site bench clean
 
 help:
 	@echo "make notebooks [PROFILE=quick]  run the course; results in build/notebooks and build/figures"
@@ -17,6 +17,7 @@ help:
 	@echo "make refresh                    run the course and put the outputs into notebooks/, to be committed"
 	@echo "make lab                        open JupyterLab in notebooks/"
 	@echo "make site                       README and notebooks as a web site in build/site"
+	@echo "make bench                      time the course beside what else one would use; results/bench.csv, docs/pictures"
 	@echo "make clean                      remove build/ and .venv"
 
 # pyproject.toml or constraints.txt newer than the stamp: install again. The stamp is written last, so a broken
@@ -60,6 +61,17 @@ test: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests
 	@OMP_NUM_THREADS=1 GAN_TUTORIAL_PROFILE=quick $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile \
 	  --nbval-lax --nbval-current-env --nbval-cell-timeout=120 --timeout=600 notebooks
+
+# torch is named again, so that no framework brings another build of it. fastai takes part where it is installed.
+$(VENV)/.bench: $(INSTALLED) benchmarks/constraints.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c benchmarks/constraints.txt \
+	  "$$(grep ^torch== constraints.txt)" -e ".[bench]"
+	@touch $@
+
+bench: $(VENV)/.bench
+	@$(BIN)/python -m pytest -q -p no:xdist -p no:cacheprovider --benchmark-disable-gc --benchmark-columns=median,iqr,rounds benchmarks
+	@$(BIN)/python -m benchmarks.growth
+	@$(BIN)/python -m benchmarks.rows
 
 clean:
 	rm -rf build $(VENV)

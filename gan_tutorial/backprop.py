@@ -1,18 +1,25 @@
-"""The gradient of `ANN` in closed form: the step of notebook 03 without autograd, for one image at a time."""
+"""The gradient of `ANN` in closed form: the step of notebook 03 without autograd.
+
+The formulas are written for one image (784,). A batch (n, 784) goes through the same ones, row by row; only where rows
+meet, in the gradients of weights and biases, a sum over them appears.
+"""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from gan_tutorial.network import ANN, KEEP_EVERY
 
 
 def closed_form_step(network: ANN) -> Callable[[Tensor, Tensor], None] | None:
-    """Return a function (image, target) that does what ``network.train_step`` does, or None if it does not know how.
+    """Return a function (images, targets) that does what ``network.train_step`` does, or None if it does not know how.
 
-    It knows sigmoid and leaky ReLU, MSELoss and BCELoss, with or without LayerNorm; every optimizer works, and plain
-    SGD is quickest, because its update needs no stored gradient.
+    It knows sigmoid and leaky ReLU, MSELoss and BCELoss, with or without LayerNorm. Every optimizer works. Plain SGD is
+    quickest, because its update needs no stored gradient; then Adam, whose arithmetic is called directly.
+    Build the step anew after changing the network or its optimizer: it remembers their tensors and settings.
     """
     return ClosedForm(network).step if is_known(network) else None
 
@@ -22,6 +29,8 @@ def is_known(network: ANN) -> bool:
     layers, loss = list(network.model), network.loss_function
     return (
         type(network).train_step is ANN.train_step
+        and type(network).forward is ANN.forward
+        and all(parameter.requires_grad for parameter in network.parameters())
         and all(isinstance(activation, nn.Sigmoid | nn.LeakyReLU) for activation in (layers[1], layers[-1]))
         and (len(layers) == 4 or (isinstance(layers[2], nn.LayerNorm) and layers[2].elementwise_affine))
         and (isinstance(loss, nn.MSELoss) or (isinstance(loss, nn.BCELoss) and loss.weight is None))
@@ -29,10 +38,37 @@ def is_known(network: ANN) -> bool:
     )
 
 
-def is_plain_sgd(optimizer: torch.optim.Optimizer) -> bool:
-    """Tell whether one step of ``optimizer`` is just: parameter -= lr * gradient."""
-    extras = ("momentum", "weight_decay", "nesterov", "maximize")
-    return type(optimizer) is torch.optim.SGD and not any(optimizer.param_groups[0][name] for name in extras)
+def is_plain(
+    optimizer: torch.optim.Optimizer, kind: type[torch.optim.Optimizer], parameters: list[nn.Parameter]
+) -> bool:
+    """Tell whether ``optimizer`` is exactly of this ``kind``, with none of its extras, and moves all ``parameters``."""
+    group = optimizer.param_groups[0]
+    extras = ("momentum", "weight_decay", "nesterov", "amsgrad", "maximize", "capturable", "differentiable")
+    return (
+        type(optimizer) is kind
+        and [id(parameter) for parameter in group["params"]] == [id(parameter) for parameter in parameters]
+        and isinstance(group["lr"], float)
+        and not any(group.get(name) for name in extras)
+    )
+
+
+def direct_adam(optimizer: torch.optim.Optimizer) -> Callable[[list[Tensor]], None]:
+    """Return a function (gradients) that does what the ``step`` of a plain Adam does, in PyTorch's one fused call.
+
+    ``optimizer.step`` looks up its tensors and settings in every step, which takes as long as the arithmetic. Here
+    they are looked up once. The moments stay in the optimizer, so either step can go on where the other stopped.
+    """
+    group = optimizer.param_groups[0]
+    for parameter in group["params"]:
+        if not optimizer.state[parameter]:  # Adam itself does this in its first step
+            moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] = {"step": torch.tensor(0.0)} | moments
+    states = [optimizer.state[parameter] for parameter in group["params"]]
+    weights = [parameter.detach() for parameter in group["params"]]
+    means, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+    settings = {name: group[name] for name in ("lr", "weight_decay", "eps", "amsgrad", "maximize")}
+    settings |= dict(zip(("beta1", "beta2"), group["betas"], strict=True))
+    return lambda gradients: adam(weights, gradients, means, squares, [], steps, fused=True, **settings)
 
 
 def slope(activation: nn.Module, before: Tensor, after: Tensor) -> Tensor | float:
@@ -44,9 +80,32 @@ def slope(activation: nn.Module, before: Tensor, after: Tensor) -> Tensor | floa
 
 
 def layer_norm_backward(gradient: Tensor, normalized: Tensor, inverse_deviation: Tensor) -> Tensor:
-    """Carry a gradient (200,) back through (x - mean) / deviation: take out what the mean and the deviation absorb."""
-    along = (gradient @ normalized) / len(normalized)
-    return inverse_deviation * (gradient - gradient.mean() - normalized * along)
+    """Carry a gradient (..., 200) back through (x - mean) / deviation: take out what these two absorb."""
+    along = (gradient * normalized).mean(-1, keepdim=True)
+    return inverse_deviation * (gradient - gradient.mean(-1, keepdim=True) - normalized * along)
+
+
+def affine(signal: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return weight @ signal + bias, for one signal or for each row of a batch."""
+    return torch.addmv(bias, weight, signal) if signal.dim() == 1 else torch.addmm(bias, signal, weight.T)
+
+
+def total(gradient: Tensor) -> Tensor:
+    """Return the gradient of a bias: that of the sum it enters, added up over a batch."""
+    return gradient if gradient.dim() == 1 else gradient.sum(0)
+
+
+def product(back: Tensor, signal: Tensor, out: Tensor) -> Tensor:
+    """Write the gradient of a weight matrix into ``out``: the outer product, added up over a batch."""
+    return torch.outer(back, signal, out=out) if back.dim() == 1 else torch.mm(back.T, signal, out=out)
+
+
+def add_product(weight: Tensor, back: Tensor, signal: Tensor, scale: float) -> None:
+    """Add ``scale`` times that gradient to ``weight`` in place, without ever storing it."""
+    if back.dim() == 1:
+        weight.addr_(back, signal, alpha=scale)
+    else:
+        weight.addmm_(back.T, signal, alpha=scale)
 
 
 class ClosedForm:
@@ -56,75 +115,81 @@ class ClosedForm:
         self.network, layers = network, list(network.model)
         self.activation, self.output_activation = layers[1], layers[-1]
         self.norm_eps = layers[2].eps if isinstance(layers[2], nn.LayerNorm) else None
-        self.weights = [parameter.detach() for parameter in network.model.parameters()]
-        self.rate = network.optimizer.param_groups[0]["lr"] if is_plain_sgd(network.optimizer) else None
-        if self.rate is None:
-            for parameter in network.model.parameters():
-                parameter.grad = torch.zeros_like(parameter)
+        self.parameters = list(network.model.parameters())
+        self.weights = [parameter.detach() for parameter in self.parameters]
+        self.gradients = [torch.zeros_like(weight) for weight in self.weights]
+        self.update = self.choose_update(network.optimizer)
+
+    def choose_update(self, optimizer: torch.optim.Optimizer) -> Callable[[list[tuple[Tensor, ...]]], None]:
+        """Return the quickest function (factors) that moves the weights as ``optimizer`` would."""
+        if is_plain(optimizer, torch.optim.SGD, self.parameters):
+            return partial(self.descend, rate=optimizer.param_groups[0]["lr"])
+        if is_plain(optimizer, torch.optim.Adam, self.parameters) and self.weights[0].device.type == "cpu":
+            move = direct_adam(optimizer)
+            return lambda factors: move(self.multiply(factors))
+        return self.store_and_step
 
     @torch.no_grad()
-    def step(self, image: Tensor, target: Tensor) -> None:
-        """Take one training step on one image (784,) and its one-hot target (10,)."""
+    def step(self, images: Tensor, targets: Tensor) -> None:
+        """Take one training step on one image (784,) or a batch (n, 784) and its one-hot targets."""
         network = self.network
         network.counter += 1
-        signals = self.signals(image)
+        signals = self.signals(images)
         if network.counter % KEEP_EVERY == 0:
-            network.progress.append(network.loss_function(signals["scores"], target).item())
-        factors = self.factors(image, target, signals)
-        if self.rate is not None:
-            self.descend(factors, self.rate)
-        else:
-            self.store(factors)
-            network.optimizer.step()
+            network.progress.append(network.loss_function(signals["scores"], targets).item())
+        self.update(self.factors(images, targets, signals))
 
-    def signals(self, image: Tensor) -> dict[str, Tensor]:
-        """Run the network forward on an image (784,) and keep every signal between its layers."""
+    def signals(self, images: Tensor) -> dict[str, Tensor]:
+        """Run the network forward and keep every signal between its layers."""
         first_weight, first_bias, *norm, last_weight, last_bias = self.weights
-        kept = {"before": torch.addmv(first_bias, first_weight, image)}
+        kept = {"before": affine(images, first_weight, first_bias)}
         kept["feature"] = kept["after"] = self.activation(kept["before"])
         if self.norm_eps is not None:
-            variance, mean = torch.var_mean(kept["after"], dim=0, correction=0)
+            variance, mean = torch.var_mean(kept["after"], dim=-1, correction=0, keepdim=True)
             kept["inverse_deviation"] = (variance + self.norm_eps).rsqrt()
             kept["normalized"] = (kept["after"] - mean) * kept["inverse_deviation"]
             kept["feature"] = torch.addcmul(norm[1], norm[0], kept["normalized"])
-        kept["sum"] = torch.addmv(last_bias, last_weight, kept["feature"])
+        kept["sum"] = affine(kept["feature"], last_weight, last_bias)
         kept["scores"] = self.output_activation(kept["sum"])
         return kept
 
-    def error(self, target: Tensor, kept: dict[str, Tensor]) -> Tensor:
-        """Return the derivative of the loss by the sums that enter the output activation, (10,)."""
+    def error(self, targets: Tensor, kept: dict[str, Tensor]) -> Tensor:
+        """Return the derivative of the loss by the sums that enter the output activation, (..., 10)."""
         scores = kept["scores"]
-        difference = scores - target
+        difference = scores - targets
         if isinstance(self.network.loss_function, nn.MSELoss):
-            return difference * (2 / len(target)) * slope(self.output_activation, kept["sum"], scores)
+            return difference * (2 / targets.numel()) * slope(self.output_activation, kept["sum"], scores)
         if isinstance(self.output_activation, nn.Sigmoid):  # the sigmoid's slope cancels the denominator of BCELoss
-            return difference / len(target)
-        denominator = (scores * (1 - scores)).clamp(min=1e-12) * len(target)
+            return difference / targets.numel()
+        denominator = (scores * (1 - scores)).clamp(min=1e-12) * targets.numel()
         return difference / denominator * slope(self.output_activation, kept["sum"], scores)
 
-    def factors(self, image: Tensor, target: Tensor, kept: dict[str, Tensor]) -> list[tuple[Tensor, ...]]:
+    def factors(self, images: Tensor, targets: Tensor, kept: dict[str, Tensor]) -> list[tuple[Tensor, ...]]:
         """Return the gradient of every parameter: (g,) itself, or (d, x) where it is the outer product of the two."""
-        error = self.error(target, kept)
-        back = self.weights[-2].T @ error
+        error = self.error(targets, kept)
+        back = error @ self.weights[-2]
         norm_factors: list[tuple[Tensor, ...]] = []
         if self.norm_eps is not None:
-            norm_factors = [(back * kept["normalized"],), (back,)]
+            norm_factors = [(total(back * kept["normalized"]),), (total(back),)]
             back = layer_norm_backward(back * self.weights[2], kept["normalized"], kept["inverse_deviation"])
         back = back * slope(self.activation, kept["before"], kept["after"])
-        return [(back, image), (back,), *norm_factors, (error, kept["feature"]), (error,)]
+        return [(back, images), (total(back),), *norm_factors, (error, kept["feature"]), (total(error),)]
 
     def descend(self, factors: list[tuple[Tensor, ...]], rate: float) -> None:
         """Take the step of plain SGD in place, each weight touched once."""
         for weight, factor in zip(self.weights, factors, strict=True):
             if len(factor) == 2:
-                weight.addr_(*factor, alpha=-rate)
+                add_product(weight, *factor, scale=-rate)
             else:
                 weight.sub_(factor[0], alpha=rate)
 
-    def store(self, factors: list[tuple[Tensor, ...]]) -> None:
-        """Write the gradients where an optimizer looks for them."""
-        for parameter, factor in zip(self.network.model.parameters(), factors, strict=True):
-            if len(factor) == 2:
-                torch.outer(*factor, out=parameter.grad)
-            elif parameter.grad is not None:
-                parameter.grad.copy_(factor[0])
+    def multiply(self, factors: list[tuple[Tensor, ...]]) -> list[Tensor]:
+        """Return the gradients in full; the large ones are written over those of the step before."""
+        pairs = zip(factors, self.gradients, strict=True)
+        return [product(*factor, out=gradient) if len(factor) == 2 else factor[0] for factor, gradient in pairs]
+
+    def store_and_step(self, factors: list[tuple[Tensor, ...]]) -> None:
+        """Write the gradients where the optimizer looks for them, and let it take its step."""
+        for parameter, gradient in zip(self.parameters, self.multiply(factors), strict=True):
+            parameter.grad = gradient
+        self.network.optimizer.step()

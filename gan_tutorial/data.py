@@ -14,7 +14,6 @@ from importlib import resources
 from pathlib import Path
 from threading import Thread
 from typing import IO
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -49,7 +48,7 @@ MIRRORS = (
 )
 CSV_MIRRORS = ("https://pjreddie.com/media/files/",)
 TIMEOUT = 5.0  # seconds to wait for a server, or for its next bytes
-LARGE = 10_000_000  # bytes of a file that is parsed only once
+LARGE = 1_000_000  # bytes of a file that is parsed only once
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # spreadsheets begin their CSV files with it
 PIXEL_CELLS = frozenset(b"%d" % value for value in range(256))
 CSV_ADVICE = "Each line is a label 0-9 and then 784 pixels 0-255, whole numbers separated by commas."
@@ -80,7 +79,7 @@ class MnistDataset(torch.utils.data.Dataset):
 
     def __init__(self, path: str | Path, device: torch.device | str = "cpu") -> None:
         path = Path(path)
-        self._fill(*read_file(path), name=path.name, device=device)
+        self._fill(*read_once(path), name=path.name, device=device)
 
     @classmethod
     def from_arrays(
@@ -88,14 +87,13 @@ class MnistDataset(torch.utils.data.Dataset):
     ) -> "MnistDataset":
         """Make a data set of arrays: labels (n,) and pixels (n, 784), both uint8."""
         dataset = cls.__new__(cls)
-        dataset._fill(labels, pixels, name, device)
+        dataset._fill(labels, scale(pixels), name, device)
         return dataset
 
-    def _fill(self, labels: np.ndarray, pixels: np.ndarray, name: str, device: torch.device | str) -> None:
+    def _fill(self, labels: np.ndarray, images: np.ndarray, name: str, device: torch.device | str) -> None:
         self.name = name
         self.labels = torch.tensor(labels, dtype=torch.int64, device=device)
-        rows = np.ascontiguousarray(pixels)  # pandas lays columns, not images, in one piece of memory
-        self.images = torch.tensor(rows, device=device).to(torch.float32) / 255
+        self.images = torch.from_numpy(images).to(device)
         self.targets = torch.eye(DIGITS, device=device)[self.labels]
 
     def __len__(self) -> int:
@@ -118,6 +116,12 @@ class MnistDataset(torch.utils.data.Dataset):
         return hashlib.sha256(labels.tobytes() + pixels.tobytes()).hexdigest()
 
 
+def scale(pixels: np.ndarray) -> np.ndarray:
+    """Return pixels (n, 784), uint8, as float32 from 0 to 1."""
+    rows = np.ascontiguousarray(pixels)  # pandas lays columns, not images, in one piece of memory
+    return np.divide(rows, np.float32(255), dtype=np.float32)
+
+
 def as_bytes(dataset: MnistDataset) -> tuple[np.ndarray, np.ndarray]:
     """Return labels (n,) and pixels (n, 784) as the uint8 that they were read from."""
     pixels = (dataset.images.cpu() * 255).round().to(torch.uint8)
@@ -130,11 +134,11 @@ def as_bytes(dataset: MnistDataset) -> tuple[np.ndarray, np.ndarray]:
 def read_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return labels (n,) and pixels (n, 784), uint8, of a CSV or IDX file."""
     if path.name.endswith((".csv", ".csv.gz")):
-        return read_csv_once(path) if path.is_file() and path.stat().st_size > LARGE else read_csv(path)
+        return read_csv(path)
     if "-images-idx3-ubyte" not in path.name:
         raise DataError(f"{path.name} is neither *.csv, *.csv.gz nor *-images-idx3-ubyte.gz: no other form is read.")
     images = read_idx(path, shape=(28, 28))
-    labels = read_idx(path.with_name(path.name.replace("images-idx3", "labels-idx1")), shape=())
+    labels = read_idx(labels_file(path), shape=())
     if len(labels) != len(images):
         raise DataError(f"{path.name} has {len(images):,} images, but its labels file {len(labels):,} labels.")
     if labels.max() > 9:
@@ -220,15 +224,33 @@ def explain_row(cells: list[bytes], first: bool) -> str:
     return ""
 
 
-def read_csv_once(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read a large CSV file, or what an earlier reading of the same file left in the cache."""
-    parsed = cache_folder() / "parsed" / f"{pooch.file_hash(path)}.npz"
-    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, BadZipFile), np.load(parsed) as arrays:
-        return arrays["labels"], arrays["pixels"]
-    labels, pixels = read_csv(path)
-    with contextlib.suppress(DataError), replacing(parsed) as file:  # a cache that cannot be written only costs time
-        np.savez(file, labels=labels, pixels=pixels)
-    return labels, pixels
+def labels_file(path: Path) -> Path:
+    """Return the IDX file with the labels of the IDX file of images ``path``."""
+    return path.with_name(path.name.replace("images-idx3", "labels-idx1"))
+
+
+def read_once(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels (n,), uint8, and images (n, 784), float32 from 0 to 1, of a CSV or IDX file.
+
+    What a large file holds is kept in the cache under the file's SHA-256. The next reading only maps it into memory:
+    nothing is parsed, and what is not looked at is not even loaded.
+    """
+    if not path.is_file() or path.stat().st_size < LARGE:
+        labels, pixels = read_file(path)
+        return labels, scale(pixels)
+    files = [path] if ".csv" in path.name else [path, labels_file(path)]
+    folder = cache_folder() / "parsed" / "-".join(pooch.file_hash(file)[:32] for file in files if file.is_file())
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        labels, images = np.load(folder / "labels.npy"), np.load(folder / "images.npy", mmap_mode="c")
+        if images.shape == (len(labels), PIXELS):
+            return labels, images
+    labels, pixels = read_file(path)
+    images = scale(pixels)
+    with contextlib.suppress(DataError):  # a cache that cannot be written only costs time
+        for name, values in (("images", images), ("labels", labels)):
+            with replacing(folder / f"{name}.npy") as file:
+                np.save(file, values)
+    return labels, images
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------
@@ -486,7 +508,8 @@ def load_mnist(
     if found == "sample":
         return read_sample(device)
     files = verified_files(folder_of(found))
-    train, test = (MnistDataset.from_arrays(*read_file(files[part][0]), "MNIST", device) for part in PARTS)
+    train, test = (MnistDataset(files[part][0], device) for part in PARTS)
+    train.name = test.name = "MNIST"
     return train, test
 
 

@@ -74,7 +74,7 @@ def train(
         ValueError: a count below 1, an empty data set, or network and data set on different devices.
     """
     check_training(network, dataset, epochs=epochs, images_per_epoch=images_per_epoch, batch_size=batch_size)
-    step = (closed_form_step(network) if fast and batch_size == 1 else None) or network.train_step
+    step = (closed_form_step(network) if fast else None) or network.train_step
     line = ProgressLine(epochs * images_per_epoch, quiet)
     history = []
     for epoch in range(epochs):
