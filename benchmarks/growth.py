@@ -32,7 +32,7 @@ SIZES = {
     "MnistDataset, CSV": [1_000, 10_000, 100_000],
     "MnistDataset, arrays": [1_000, 10_000, 100_000, 1_000_000],
 }
-REPEATS = 2  # the least of their times is kept
+REPEATS = 1  # of each; with more, the least of their times is kept
 
 
 def digits(rows: int) -> tuple[np.ndarray, np.ndarray]:
