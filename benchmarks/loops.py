@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from benchmarks.by_hand import Step
-from gan_tutorial.backprop import closed_form_step
 from gan_tutorial.data import MnistDataset
 from gan_tutorial.network import ANN
-from gan_tutorial.training import batches
+from gan_tutorial.training import batches, train
 
 Run = Callable[[], object]
 BATCH = 64
@@ -106,15 +105,8 @@ def tensors(dataset: MnistDataset, images: int) -> TensorDataset:
 
 
 def course_batches(dataset: MnistDataset, images: int, fast: bool) -> Run:
-    """Slices of the ready tensors, as `train` takes them, with the closed-form or the plain step."""
-    network = ANN()
-    step = (closed_form_step(network) if fast else None) or network.train_step
-
-    def run() -> None:
-        for chosen in batches(len(dataset), images, BATCH):
-            step(dataset.images[chosen], dataset.targets[chosen])
-
-    return run
+    """Slices of the ready tensors, with the closed-form or the plain step."""
+    return lambda: train(ANN(), dataset, 1, images, batch_size=BATCH, fast=fast, quiet=True)
 
 
 def loader_loop(dataset: MnistDataset, images: int) -> Run:

@@ -1,43 +1,54 @@
-"""Run every notebook in a process of its own and write the most memory it held to ``results/memory.csv``.
+"""How much memory each notebook holds at most: run the course, watch its kernels, write ``results/memory.csv``.
 
-The profile is that of ``GAN_TUTORIAL_PROFILE``. What a notebook holds is the data, read whole in every profile; the
-full one adds a few kept losses.
+``python -m benchmarks.memory full`` takes as long as ``make notebooks``; ``quick`` is the other profile. Linux only:
+there the system keeps the peak of each process, so nothing is missed between two looks.
 """
 
-import os
-import resource
+import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 
 from benchmarks.conditions import conditions
 from benchmarks.rows import ROOT
 
-PROFILE = os.environ.get("GAN_TUTORIAL_PROFILE", "full")
+
+def peaks(run: psutil.Process) -> dict[str, float]:
+    """Return the peak memory so far, in MB, of each kernel below ``run``, by the name of its notebook."""
+    found = {}
+    for process in run.children(recursive=True):
+        try:
+            notebook = Path(process.environ().get("GAN_TUTORIAL_FIGURES", "")).parent.name
+            status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+        except (psutil.Error, OSError):  # it has just ended
+            continue
+        if notebook and (peak := re.search(r"VmHWM:\s+(\d+) kB", status)):
+            found[notebook] = max(found.get(notebook, 0.0), int(peak[1]) * 1024 / 1e6)
+    return found
 
 
-def run(notebook: str) -> None:
-    """Execute a notebook and print the largest memory, in MB, of any process that took part."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "papermill", notebook, f"{folder}/out.ipynb", "--cwd", folder]
-        subprocess.run([*command, "--no-progress-bar", "-k", "python3"], check=True, capture_output=True)
-    unit = 1 if sys.platform == "darwin" else 1024
-    print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e6)
-
-
-def peak(notebook: Path) -> dict:
-    """Return the row of a notebook, measured in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.memory", str(notebook)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return {"notebook": notebook.stem, "profile": PROFILE, "peak_mb": round(float(output))} | conditions()
+def watch(command: list[str]) -> dict[str, float]:
+    """Run ``command`` and return the peak memory of each of its notebooks, in MB."""
+    highest: dict[str, float] = {}
+    with subprocess.Popen(command) as run:
+        while run.poll() is None:
+            for notebook, peak in peaks(psutil.Process(run.pid)).items():
+                highest[notebook] = max(highest.get(notebook, 0.0), peak)
+            time.sleep(0.2)
+    if run.returncode:
+        raise SystemExit(f"The course did not run through (exit code {run.returncode}); nothing was written.")
+    return highest
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        run(sys.argv[1])
-    else:
-        found = pd.DataFrame([peak(notebook) for notebook in sorted((ROOT / "notebooks").glob("*.ipynb"))])
-        found.to_csv(ROOT / "results" / "memory.csv", index=False)
+    profile = sys.argv[1] if len(sys.argv) > 1 else "quick"
+    with tempfile.TemporaryDirectory() as folder:
+        run_course = [sys.executable, "-m", "gan_tutorial.cli", "run", "--profile", profile]
+        measured = watch(sys.argv[2:] or [*run_course, "--output", folder])
+    rows = [{"notebook": name, "profile": profile, "peak_mb": round(measured[name])} for name in sorted(measured)]
+    pd.DataFrame([row | conditions() for row in rows]).to_csv(ROOT / "results" / "memory.csv", index=False)

@@ -81,7 +81,7 @@ def slope(activation: nn.Module, before: Tensor, after: Tensor) -> Tensor | floa
 
 def layer_norm_backward(gradient: Tensor, normalized: Tensor, inverse_deviation: Tensor) -> Tensor:
     """Carry a gradient (..., 200) back through (x - mean) / deviation: take out what these two absorb."""
-    along = (gradient * normalized).mean(-1, keepdim=True)
+    along = torch.linalg.vecdot(gradient, normalized).unsqueeze(-1) / normalized.shape[-1]
     return inverse_deviation * (gradient - gradient.mean(-1, keepdim=True) - normalized * along)
 
 
