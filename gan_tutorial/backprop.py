@@ -90,6 +90,11 @@ def affine(signal: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.addmv(bias, weight, signal) if signal.dim() == 1 else torch.addmm(bias, signal, weight.T)
 
 
+def pull_back(error: Tensor, weight: Tensor) -> Tensor:
+    """Return the gradient of the signal that enters a layer from that of its sums: the transposed weights."""
+    return torch.mv(weight.T, error) if error.dim() == 1 else error @ weight
+
+
 def total(gradient: Tensor) -> Tensor:
     """Return the gradient of a bias: that of the sum it enters, added up over a batch."""
     return gradient if gradient.dim() == 1 else gradient.sum(0)
@@ -113,10 +118,11 @@ class ClosedForm:
 
     def __init__(self, network: ANN) -> None:
         self.network, layers = network, list(network.model)
+        self.loss_function = network.loss_function
         self.activation, self.output_activation = layers[1], layers[-1]
         self.norm_eps = layers[2].eps if isinstance(layers[2], nn.LayerNorm) else None
         self.parameters = list(network.model.parameters())
-        self.weights = [parameter.detach() for parameter in self.parameters]
+        self.weights = [parameter.detach() for parameter in self.parameters]  # the same memory, unknown to autograd
         self.gradients = [torch.zeros_like(weight) for weight in self.weights]
         self.update = self.choose_update(network.optimizer)
 
@@ -129,7 +135,6 @@ class ClosedForm:
             return lambda factors: move(self.multiply(factors))
         return self.store_and_step
 
-    @torch.no_grad()
     def step(self, images: Tensor, targets: Tensor) -> None:
         """Take one training step on one image (784,) or a batch (n, 784) and its one-hot targets."""
         network = self.network
@@ -143,21 +148,21 @@ class ClosedForm:
         """Run the network forward and keep every signal between its layers."""
         first_weight, first_bias, *norm, last_weight, last_bias = self.weights
         kept = {"before": affine(images, first_weight, first_bias)}
-        kept["feature"] = kept["after"] = self.activation(kept["before"])
+        kept["feature"] = kept["after"] = self.activation.forward(kept["before"])
         if self.norm_eps is not None:
             variance, mean = torch.var_mean(kept["after"], dim=-1, correction=0, keepdim=True)
             kept["inverse_deviation"] = (variance + self.norm_eps).rsqrt()
             kept["normalized"] = (kept["after"] - mean) * kept["inverse_deviation"]
             kept["feature"] = torch.addcmul(norm[1], norm[0], kept["normalized"])
         kept["sum"] = affine(kept["feature"], last_weight, last_bias)
-        kept["scores"] = self.output_activation(kept["sum"])
+        kept["scores"] = self.output_activation.forward(kept["sum"])
         return kept
 
     def error(self, targets: Tensor, kept: dict[str, Tensor]) -> Tensor:
         """Return the derivative of the loss by the sums that enter the output activation, (..., 10)."""
         scores = kept["scores"]
         difference = scores - targets
-        if isinstance(self.network.loss_function, nn.MSELoss):
+        if isinstance(self.loss_function, nn.MSELoss):
             return difference * (2 / targets.numel()) * slope(self.output_activation, kept["sum"], scores)
         if isinstance(self.output_activation, nn.Sigmoid):  # the sigmoid's slope cancels the denominator of BCELoss
             return difference / targets.numel()
@@ -167,7 +172,7 @@ class ClosedForm:
     def factors(self, images: Tensor, targets: Tensor, kept: dict[str, Tensor]) -> list[tuple[Tensor, ...]]:
         """Return the gradient of every parameter: (g,) itself, or (d, x) where it is the outer product of the two."""
         error = self.error(targets, kept)
-        back = error @ self.weights[-2]
+        back = pull_back(error, self.weights[-2])
         norm_factors: list[tuple[Tensor, ...]] = []
         if self.norm_eps is not None:
             norm_factors = [(total(back * kept["normalized"]),), (total(back),)]

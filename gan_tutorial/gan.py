@@ -208,6 +208,7 @@ def train_gan(
     penalty: float = 0.0,
     seed: int = 0,
     after_epoch: Callable[[int], object] | None = None,
+    quiet: bool = False,
 ) -> list[Round]:
     """Let both networks play, a batch of real images in each round, and return the history of all rounds.
 
@@ -229,6 +230,7 @@ def train_gan(
         penalty: weight of R1, see `discriminator_step`.
         seed: for the order of the images and the noise; set the networks' own by `set_seed` before building them.
         after_epoch: called with the number of the epoch, from 1, after each.
+        quiet: show no progress.
 
     Raises:
         ValueError: no images, or one of the usual mistakes; tells which and the cure.
@@ -239,7 +241,7 @@ def train_gan(
     players = Players(generator, discriminator, *optimizers, loss, penalty)
     stream = shuffled(len(images), batch_size, torch.Generator().manual_seed(seed))
     noise = torch.Generator().manual_seed(seed + 1)
-    line = ProgressLine(epochs * images_per_epoch, label="discriminator loss")
+    line = ProgressLine(epochs * images_per_epoch, quiet, label="discriminator loss")
     history: list[Round] = []
     losses: list[float] = []
     for epoch in range(epochs):
