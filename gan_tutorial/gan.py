@@ -109,10 +109,8 @@ def discriminator_step(
             optimizer of something else.
     """
     check_data(real, generated)
-    real, generated = (
-        real.detach().requires_grad_(penalty > 0),
-        generated.detach().requires_grad_(generated_penalty > 0),
-    )
+    real = real.detach().requires_grad_(penalty > 0)
+    generated = generated.detach().requires_grad_(generated_penalty > 0)
     real_scores, generated_scores = (discriminator(attach(data, targets)) for data in (real, generated))
     check_scores(real_scores, len(real))
     loss = loss_function(real_scores, torch.ones_like(real_scores))
@@ -179,6 +177,13 @@ def check_scores(scores: Tensor, count: int) -> None:
             f"The discriminator's scores are {tuple(scores.shape)}, expected ({count}, 1). "
             "Let it end in nn.Linear(..., 1), and do not squeeze the result."
         )
+
+
+def check_counts(**counts: int) -> None:
+    """Raise a ValueError that names the first count below 1."""
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be 1 or more.")
 
 
 def check_players(generator: nn.Module, discriminator: nn.Module, images: Tensor, loss_function: nn.Module) -> None:
@@ -288,6 +293,7 @@ def train_gan(
     generated_penalty: float = 0.0,
     seed: int = 0,
     after_epoch: Callable[[int], object] | None = None,
+    quiet: bool = False,
 ) -> list[Round]:
     """Let both networks play, a batch of real images in each round, and return the history of all rounds.
 
@@ -310,31 +316,24 @@ def train_gan(
         generated_penalty: weight of R2.
         seed: for the order of the images and the noise; set the networks' own by `set_seed` before building them.
         after_epoch: called with the number of the epoch, from 1, after each.
+        quiet: show no progress.
 
     Raises:
         ValueError: no images, or one of the usual mistakes; tells which and the cure.
     """
-    counts = {
-        "epochs": epochs,
-        "images_per_epoch": images_per_epoch,
-        "batch_size": batch_size,
-        "noise_width": noise_width,
-    }
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be 1 or more.")
+    check_counts(epochs=epochs, images_per_epoch=images_per_epoch, batch_size=batch_size, noise_width=noise_width)
     if targets is not None:
         check_targets(targets, len(images))
     loss = loss_function()
-    check_players(generator, discriminator, images, loss)
     optimizers = generator_optimizer(generator.parameters()), discriminator_optimizer(discriminator.parameters())
     players = Players(generator, discriminator, *optimizers, loss, penalty, generated_penalty)
     stream = shuffled(len(images), batch_size, torch.Generator().manual_seed(seed))
     noise = torch.Generator().manual_seed(seed + 1)
-    line = ProgressLine(epochs * images_per_epoch, label="discriminator loss")
+    line = ProgressLine(epochs * images_per_epoch, quiet, label="discriminator loss")
     history: list[Round] = []
     losses: list[float] = []
     for epoch in range(epochs):
+        check_players(generator, discriminator, images, loss)  # `after_epoch` may have left one in evaluation mode
         shown = 0
         while shown < images_per_epoch:
             chosen = next(stream)[: images_per_epoch - shown].to(images.device)

@@ -238,6 +238,12 @@ def test_after_each_epoch_the_number_is_told():
     assert numbers == [1, 2, 3]
 
 
+def test_a_generator_left_in_evaluation_mode_between_epochs_is_named():
+    generator, discriminator = make_players()
+    with pytest.raises(ValueError, match="The generator is in evaluation mode"):
+        train_tiny((generator, discriminator), real_images(), epochs=2, after_epoch=lambda _: generator.eval())
+
+
 def squeezing(discriminator):
     return nn.Sequential(discriminator, nn.Flatten(0))
 
