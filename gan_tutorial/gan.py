@@ -11,6 +11,13 @@ from gan_tutorial.training import ProgressLine
 
 adam = partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999))
 
+# What PyTorch says when generated data are used at the wrong time, and what to do (notebook 20).
+STALE = {
+    "second time": "These generated data have served for a generator's step before. Generate anew in each round.",
+    "inplace operation": "A network has learned since these data went through it. Generate anew after each step of "
+    "the generator.",
+}
+
 
 @dataclass(frozen=True)
 class Round:
@@ -37,14 +44,39 @@ def attach(values: Tensor, targets: Tensor | None) -> Tensor:
 
 
 def gradient_penalty(scores: Tensor, data: Tensor) -> Tensor:
-    """Return the mean squared length of the scores' gradient by the data (R1 and R2; Mescheder et al. 2018).
+    """Return the mean squared length of the scores' gradient by the data (notebook 21; Mescheder et al. 2018).
+
+    On real data it is the penalty R1, on generated data R2.
 
     Args:
         scores: (n, 1), computed from ``data``.
         data: (n, width), with ``requires_grad``.
     """
     (gradient,) = torch.autograd.grad(scores.sum(), data, create_graph=True)
-    return gradient.square().sum(dim=1).mean()
+    return gradient.square().flatten(1).sum(dim=1).mean()
+
+
+def learn(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Take one step of gradient descent; only the optimizer's own parameters get gradients.
+
+    Raises:
+        ValueError: ``loss`` does not depend on them, or its graph is used up or out of date.
+    """
+    optimizer.zero_grad()
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    try:
+        loss.backward(inputs=parameters)
+    except RuntimeError as problem:
+        for sign, advice in STALE.items():
+            if sign in str(problem):
+                raise ValueError(f"{advice} (PyTorch says: {str(problem).splitlines()[0]})") from problem
+        raise
+    if all(p.grad is None for p in parameters):
+        raise ValueError(
+            "The loss does not depend on any parameter of this optimizer. Give each step the optimizer of its own "
+            "player, and build it anew whenever the network is built anew."
+        )
+    optimizer.step()
 
 
 def discriminator_step(
@@ -55,6 +87,7 @@ def discriminator_step(
     generated: Tensor,
     targets: Tensor | None = None,
     penalty: float = 0.0,
+    generated_penalty: float = 0.0,
 ) -> tuple[float, Tensor, Tensor]:
     """Teach the discriminator to answer 1 to real data and 0 to generated data (notebook 20).
 
@@ -66,26 +99,28 @@ def discriminator_step(
         generated: (n, width); it is detached here, so the generator learns nothing.
         targets: one-hot labels (n, 10) of both, for a conditional game.
         penalty: weight of the gradient penalty R1, on the real data; 0 for none.
+        generated_penalty: the same of R2, on the generated data.
 
     Returns:
-        The loss without the penalty, and the scores of the real and of the generated data, (n, 1) each.
+        The loss without the penalties, and the scores of the real and of the generated data, (n, 1) each.
 
     Raises:
-        ValueError: real and generated data of different shapes, or scores that are not (n, 1).
+        ValueError: real and generated data of different shapes or swapped, scores that are not (n, 1), or an
+            optimizer of something else.
     """
-    if real.shape != generated.shape:
-        raise ValueError(
-            f"Real data are {tuple(real.shape)}, generated data {tuple(generated.shape)}: give equal shapes."
-        )
-    optimizer.zero_grad()
-    real = attach(real, targets).requires_grad_(penalty > 0)
-    real_scores, generated_scores = discriminator(real), discriminator(attach(generated.detach(), targets))
+    check_data(real, generated)
+    real = real.detach().requires_grad_(penalty > 0)
+    generated = generated.detach().requires_grad_(generated_penalty > 0)
+    real_scores, generated_scores = (discriminator(attach(data, targets)) for data in (real, generated))
     check_scores(real_scores, len(real))
     loss = loss_function(real_scores, torch.ones_like(real_scores))
     loss = loss + loss_function(generated_scores, torch.zeros_like(generated_scores))
-    total = loss + penalty / 2 * gradient_penalty(real_scores, real) if penalty else loss
-    total.backward()
-    optimizer.step()
+    total = loss
+    if penalty:
+        total = total + penalty / 2 * gradient_penalty(real_scores, real)
+    if generated_penalty:
+        total = total + generated_penalty / 2 * gradient_penalty(generated_scores, generated)
+    learn(optimizer, total)
     return loss.item(), real_scores.detach(), generated_scores.detach()
 
 
@@ -99,25 +134,40 @@ def generator_step(
     """Teach the generator to make data to which the discriminator answers 1, and return its loss (notebook 20).
 
     Args:
-        discriminator: as it is after its own step; it is not changed, though its gradients are.
+        discriminator: as it is after its own step; it is not changed.
         optimizer: of the generator's parameters.
         loss_function: as for `discriminator_step`.
-        generated: (n, width), straight from the generator: not detached.
+        generated: (n, width), straight from the generator as it is now: not detached, not used before.
         targets: one-hot labels (n, 10), for a conditional game.
 
     Raises:
-        ValueError: ``generated`` carries no gradient, so the generator could not learn.
+        ValueError: ``generated`` carries no gradient or an old one, scores that are not (n, 1), or an optimizer of
+            something else.
     """
     if not generated.requires_grad:
         raise ValueError(
             "The generated data are detached from the generator. Give them as the generator returned them."
         )
-    optimizer.zero_grad()
+    first = optimizer.param_groups[0]["params"][0]
+    if any(first is parameter for parameter in discriminator.parameters()):
+        raise ValueError("This is the discriminator's optimizer. The generator's step needs the generator's.")
     scores = discriminator(attach(generated, targets))
+    check_scores(scores, len(generated))
     loss = loss_function(scores, torch.ones_like(scores))
-    loss.backward()
-    optimizer.step()
+    learn(optimizer, loss)
     return loss.item()
+
+
+def check_data(real: Tensor, generated: Tensor) -> None:
+    """Raise a ValueError unless both are of one shape and only the generated data may come from a network."""
+    if real.shape != generated.shape:
+        raise ValueError(
+            f"Real data are {tuple(real.shape)}, generated data {tuple(generated.shape)}: give equal shapes."
+        )
+    if real.requires_grad:
+        raise ValueError(
+            "The real data carry a gradient, as if a network had made them. Are real and generated swapped?"
+        )
 
 
 def check_scores(scores: Tensor, count: int) -> None:
@@ -129,21 +179,53 @@ def check_scores(scores: Tensor, count: int) -> None:
         )
 
 
+def check_counts(**counts: int) -> None:
+    """Raise a ValueError that names the first count below 1."""
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be 1 or more.")
+
+
 def check_players(generator: nn.Module, discriminator: nn.Module, images: Tensor, loss_function: nn.Module) -> None:
     """Find the usual mistakes in two networks before they play.
 
     Raises:
         ValueError: tells the mistake and the cure.
     """
+    if len(images) == 0:
+        raise ValueError("There are no images: nothing to learn from.")
     for name, network in (("generator", generator), ("discriminator", discriminator)):
         if not network.training:
             raise ValueError(f"The {name} is in evaluation mode. Call {name}.train() before training goes on.")
+        device = next(network.parameters()).device
+        if device != images.device:
+            raise ValueError(f"The {name} is on {device}, the images on {images.device}. Put both on one device.")
+    end = last_layer(generator)
     if isinstance(loss_function, nn.BCEWithLogitsLoss) and isinstance(last_layer(discriminator), nn.Sigmoid):
         raise ValueError("BCEWithLogitsLoss contains the sigmoid. Take nn.Sigmoid() off the end of the discriminator.")
-    if isinstance(last_layer(generator), nn.Tanh) and images.min() >= 0:
+    if isinstance(end, nn.Tanh) and images.min() >= 0:
         raise ValueError("The generator ends in Tanh, -1 to 1, but the images are 0 to 1. Let it end in nn.Sigmoid().")
-    if len(images) == 0:
-        raise ValueError("There are no images: nothing to learn from.")
+    if isinstance(end, nn.Sigmoid) and images.min() < 0:
+        raise ValueError(
+            "The generator ends in Sigmoid, 0 to 1, but some real values are negative: it cannot make them."
+        )
+
+
+def check_targets(targets: Tensor, count: int) -> None:
+    """Raise a ValueError unless ``targets`` are ``count`` one-hot rows."""
+    if targets.ndim != 2 or len(targets) != count or not (targets.sum(dim=1) == 1).all():
+        raise ValueError(
+            f"The targets are {tuple(targets.shape)}, expected ({count}, 10), in each row one 1 and zeros: "
+            "nn.functional.one_hot(labels, 10).float() makes them of labels."
+        )
+
+
+def draw_targets(count: int, digits: int, source: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
+    """Return random one-hot labels (count, digits), float32, drawn on the CPU (notebook 26).
+
+    The upper bound of `torch.randint` is never drawn: ``randint(0, 9)`` would leave out the 9.
+    """
+    return nn.functional.one_hot(torch.randint(0, digits, (count,), generator=source), digits).float().to(device)
 
 
 def last_layer(network: nn.Module) -> nn.Module:
@@ -180,12 +262,14 @@ class Players:
     discriminator_optimizer: torch.optim.Optimizer
     loss_function: nn.Module
     penalty: float
+    generated_penalty: float = 0.0
 
     def play(self, number: int, real: Tensor, noise: Tensor, targets: Tensor | None = None) -> Round:
         """Play one round with real data (n, width), seeds (n, noise_width) and, in a conditional game, their labels."""
         generated, loss = generate(self.generator, noise, targets), self.loss_function
+        penalties = self.penalty, self.generated_penalty
         discriminator_loss, *scores = discriminator_step(
-            self.discriminator, self.discriminator_optimizer, loss, real, generated, targets, self.penalty
+            self.discriminator, self.discriminator_optimizer, loss, real, generated, targets, *penalties
         )
         generator_loss = generator_step(self.discriminator, self.generator_optimizer, loss, generated, targets)
         if isinstance(self.loss_function, nn.BCEWithLogitsLoss):
@@ -206,6 +290,7 @@ def train_gan(
     generator_optimizer: Callable[..., torch.optim.Optimizer] = adam,
     discriminator_optimizer: Callable[..., torch.optim.Optimizer] = adam,
     penalty: float = 0.0,
+    generated_penalty: float = 0.0,
     seed: int = 0,
     after_epoch: Callable[[int], object] | None = None,
     quiet: bool = False,
@@ -228,6 +313,7 @@ def train_gan(
         generator_optimizer: a class or ``partial`` that is called with the parameters.
         discriminator_optimizer: the same for the discriminator.
         penalty: weight of R1, see `discriminator_step`.
+        generated_penalty: weight of R2.
         seed: for the order of the images and the noise; set the networks' own by `set_seed` before building them.
         after_epoch: called with the number of the epoch, from 1, after each.
         quiet: show no progress.
@@ -235,16 +321,19 @@ def train_gan(
     Raises:
         ValueError: no images, or one of the usual mistakes; tells which and the cure.
     """
+    check_counts(epochs=epochs, images_per_epoch=images_per_epoch, batch_size=batch_size, noise_width=noise_width)
+    if targets is not None:
+        check_targets(targets, len(images))
     loss = loss_function()
-    check_players(generator, discriminator, images, loss)
     optimizers = generator_optimizer(generator.parameters()), discriminator_optimizer(discriminator.parameters())
-    players = Players(generator, discriminator, *optimizers, loss, penalty)
+    players = Players(generator, discriminator, *optimizers, loss, penalty, generated_penalty)
     stream = shuffled(len(images), batch_size, torch.Generator().manual_seed(seed))
     noise = torch.Generator().manual_seed(seed + 1)
     line = ProgressLine(epochs * images_per_epoch, quiet, label="discriminator loss")
     history: list[Round] = []
     losses: list[float] = []
     for epoch in range(epochs):
+        check_players(generator, discriminator, images, loss)  # `after_epoch` may have left one in evaluation mode
         shown = 0
         while shown < images_per_epoch:
             chosen = next(stream)[: images_per_epoch - shown].to(images.device)

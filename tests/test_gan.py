@@ -11,6 +11,7 @@ from gan_tutorial.device import set_seed
 from gan_tutorial.gan import (
     discriminator_step,
     draw_noise,
+    draw_targets,
     generate,
     generator_step,
     gradient_penalty,
@@ -79,6 +80,57 @@ def test_the_game_equals_a_plain_loop(conditional):
     assert [r.number for r in history] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize(
+    ("end", "loss_function", "penalties"),
+    [
+        ([], nn.BCEWithLogitsLoss, (0.0, 0.0)),
+        ([nn.Sigmoid()], nn.MSELoss, (0.0, 0.0)),
+        ([], nn.BCEWithLogitsLoss, (2.0, 0.5)),
+    ],
+    ids=["logits", "MSE", "R1 and R2"],
+)
+def test_the_game_equals_the_usual_pytorch_loop_to_the_last_bit(end, loss_function, penalties):
+    images, adam = real_images(), partial(torch.optim.Adam, lr=0.01)
+    options = {"loss_function": loss_function, "generator_optimizer": adam, "discriminator_optimizer": adam}
+    r1, r2 = penalties
+    ours = make_players(end=end)
+    history = train_gan(*ours, images, **TINY | options, penalty=r1, generated_penalty=r2, seed=3)
+    theirs = make_players(end=end)
+    losses = usual_loop(*theirs, images, loss_function(), r1, r2, seed=3)
+    assert [(r.discriminator_loss, r.generator_loss) for r in history] == losses
+    for mine, other in zip(ours, theirs, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), other.parameters(), strict=True))
+
+
+def usual_loop(generator, discriminator, images, loss_function, r1, r2, seed):
+    """The game as everybody writes it: six rounds, batches of 4, 4 and 2 of ten images."""
+    g_optimizer, d_optimizer = (torch.optim.Adam(n.parameters(), lr=0.01) for n in (generator, discriminator))
+    order, noise = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
+    losses = []
+    for _ in range(2):
+        for chosen in torch.randperm(len(images), generator=order).split(4):
+            ones, zeros = torch.ones(len(chosen), 1), torch.zeros(len(chosen), 1)
+            fake = generator(torch.randn(len(chosen), NOISE, generator=noise))
+            x, y = images[chosen].requires_grad_(), fake.detach().requires_grad_()
+            scores_x, scores_y = discriminator(x), discriminator(y)
+            d_loss = loss_function(scores_x, ones) + loss_function(scores_y, zeros)
+            d_optimizer.zero_grad()
+            (d_loss + r1 / 2 * squared(scores_x, x) + r2 / 2 * squared(scores_y, y)).backward()
+            d_optimizer.step()
+            g_optimizer.zero_grad()
+            g_loss = loss_function(discriminator(fake), ones)
+            g_loss.backward()
+            g_optimizer.step()
+            losses.append((d_loss.item(), g_loss.item()))
+    return losses
+
+
+def squared(scores, data):
+    """The mean squared length of the gradient."""
+    gradient = torch.autograd.grad(scores.sum(), data, create_graph=True)[0]
+    return (gradient**2).sum(dim=1).mean()
+
+
 def test_a_discriminator_that_knows_nothing_loses_two_ln_2_and_the_generator_ln_2():
     generator, discriminator = make_players()
     for parameter in discriminator.parameters():
@@ -122,6 +174,32 @@ def test_the_penalty_of_a_linear_discriminator_is_its_squared_weight():
     assert gradient_penalty(data @ weight.T, data).item() == pytest.approx(25.0)
 
 
+def test_the_penalty_of_a_quadratic_is_the_mean_squared_length_over_pictures():
+    pictures = torch.rand(3, 1, 2, 2).requires_grad_()
+    scores = pictures.square().flatten(1).sum(dim=1, keepdim=True)  # its gradient is 2 x
+    expected = 4 * pictures.square().sum() / 3
+    assert gradient_penalty(scores, pictures).item() == pytest.approx(expected.item())
+
+
+def test_the_penalty_leaves_the_callers_tensors_and_the_labels_alone():
+    discriminator, x = nn.Linear(WIDTH + 2, 1), real_images(4)
+    weight, labels = discriminator.weight.detach().clone(), torch.eye(2)[[0, 1, 0, 1]]
+    flat = lambda scores, answers: 0 * scores.sum()  # noqa: E731  nothing but the penalty is left
+    discriminator_step(discriminator, sgd(discriminator.parameters()), flat, x, x, labels, penalty=2.0)
+    change = weight - discriminator.weight.detach()
+    torch.testing.assert_close(change[:, :WIDTH], 0.1 * 2 * weight[:, :WIDTH])
+    assert (change[:, WIDTH:] == 0).all()
+    assert not x.requires_grad
+
+
+def test_the_penalty_on_generated_data_is_r2():
+    discriminator, x = nn.Linear(WIDTH, 1), real_images(4)
+    weight = discriminator.weight.detach().clone()
+    flat = lambda scores, answers: 0 * scores.sum()  # noqa: E731
+    discriminator_step(discriminator, sgd(discriminator.parameters()), flat, x, x, generated_penalty=3.0)
+    torch.testing.assert_close(discriminator.weight.detach(), weight - 0.1 * 3 * weight)
+
+
 def test_the_penalty_adds_its_own_gradient_to_the_step():
     discriminator = nn.Linear(WIDTH, 1)
     weight, x = discriminator.weight.detach().clone(), torch.full((4, WIDTH), 0.5)
@@ -160,6 +238,12 @@ def test_after_each_epoch_the_number_is_told():
     assert numbers == [1, 2, 3]
 
 
+def test_a_generator_left_in_evaluation_mode_between_epochs_is_named():
+    generator, discriminator = make_players()
+    with pytest.raises(ValueError, match="The generator is in evaluation mode"):
+        train_tiny((generator, discriminator), real_images(), epochs=2, after_epoch=lambda _: generator.eval())
+
+
 def squeezing(discriminator):
     return nn.Sequential(discriminator, nn.Flatten(0))
 
@@ -175,6 +259,9 @@ def squeezing(discriminator):
         (lambda g, d, x: (nn.Linear(8, WIDTH), d, x), r"does not accept seeds of shape \(4, 3\)"),
         (lambda g, d, x: (nn.Linear(NOISE, 5), d, x), r"Real data are \(4, 6\), generated data \(4, 5\)"),
         (lambda g, d, x: (g, d, x[:0]), "no images"),
+        (lambda g, d, x: (nn.Sequential(g, nn.Tanh()), d, x[:0]), "no images"),
+        (lambda g, d, x: (g, d, 2 * x - 1), "some real values are negative"),
+        (lambda g, d, x: (g, d.to("meta"), x), "The discriminator is on meta, the images on cpu"),
     ],
 )
 def test_a_usual_mistake_is_named(mistake, message):
@@ -188,3 +275,79 @@ def test_a_detached_generator_is_named():
     generated = generate(generator, torch.ones(4, NOISE)).detach()
     with pytest.raises(ValueError, match="detached from the generator"):
         generator_step(discriminator, sgd(generator.parameters()), nn.BCEWithLogitsLoss(), generated)
+
+
+@pytest.mark.parametrize("name", ["epochs", "images_per_epoch", "batch_size", "noise_width"])
+def test_a_count_below_one_is_named(name):
+    with pytest.raises(ValueError, match=f"{name} is 0"):
+        train_tiny(make_players(), real_images(), **{name: 0})
+
+
+@pytest.mark.parametrize("targets", [torch.arange(10) % 2, torch.eye(2)[[0, 1]], torch.zeros(10, 2)])
+def test_targets_that_are_not_one_hot_are_named(targets):
+    with pytest.raises(ValueError, match=r"expected \(10, 10\), in each row one 1"):
+        train_tiny(make_players(2), real_images(), targets=targets)
+
+
+def test_random_targets_are_one_hot_and_reach_every_digit():
+    targets = draw_targets(1_000, 10, torch.Generator().manual_seed(0))
+    assert targets.shape == (1_000, 10)
+    assert (targets.sum(dim=1) == 1).all()
+    assert (targets.sum(dim=0) > 50).all()
+
+
+def step_of(player, networks, optimizer_of, generated, real=None):
+    """One step of ``player`` with the optimizer of ``optimizer_of``."""
+    optimizer, loss = sgd(optimizer_of.parameters()), nn.BCEWithLogitsLoss()
+    if player == "generator":
+        return generator_step(networks[1], optimizer, loss, generated)
+    return discriminator_step(networks[1], optimizer, loss, real_images(4) if real is None else real, generated)
+
+
+def test_swapped_data_are_named():
+    players = make_players()
+    with pytest.raises(ValueError, match="real and generated swapped"):
+        step_of("discriminator", players, players[1], real_images(4), real=players[0](torch.ones(4, NOISE)))
+
+
+def test_swapped_optimizers_are_named():
+    players = make_players()
+    generated = players[0](torch.ones(4, NOISE))
+    with pytest.raises(ValueError, match="This is the discriminator's optimizer"):
+        step_of("generator", players, players[1], generated)
+    with pytest.raises(ValueError, match="does not depend on any parameter"):
+        step_of("discriminator", players, players[0], generated)
+
+
+def test_an_optimizer_of_an_earlier_generator_is_named():
+    players, earlier = make_players(), make_players()
+    with pytest.raises(ValueError, match="build it anew whenever the network is built anew"):
+        step_of("generator", players, earlier[0], players[0](torch.ones(4, NOISE)))
+
+
+def test_generated_data_that_are_used_twice_are_named():
+    players = make_players()
+    generated = players[0](torch.ones(4, NOISE))
+    step_of("generator", players, players[0], generated)
+    with pytest.raises(ValueError, match="Generate anew in each round"):
+        step_of("generator", players, players[0], generated)
+
+
+def test_generated_data_of_an_earlier_generator_are_named():
+    players = make_players()
+    first, second = (players[0](torch.full((4, NOISE), value)) for value in (0.0, 1.0))
+    step_of("generator", players, players[0], first)
+    with pytest.raises(ValueError, match="A network has learned since"):
+        step_of("generator", players, players[0], second)
+
+
+def test_a_generators_step_leaves_no_gradient_in_the_discriminator():
+    players = make_players()
+    step_of("generator", players, players[0], players[0](torch.ones(4, NOISE)))
+    assert all(parameter.grad is None for parameter in players[1].parameters())
+
+
+def test_scores_of_shape_b_are_named_in_the_generators_step():
+    generator, discriminator = make_players()
+    with pytest.raises(ValueError, match=r"scores are \(4,\)"):
+        step_of("generator", (generator, squeezing(discriminator)), generator, generator(torch.ones(4, NOISE)))
