@@ -352,7 +352,7 @@ class Ruler:
     def _usual_distances(self, real: Tensor, memory: Tensor) -> Tensor:
         """Return for each digit the median distance (10,) of real images from their nearest training images."""
         check_images(memory)
-        some = spread(real)
+        some = spread(real).to(memory)
         distances, digits = nearest(some, memory)[0].cpu(), self.judge.digits(some)
         medians = [distances[digits == digit] for digit in range(DIGITS)]
         return torch.stack([(own if len(own) else distances).median() for own in medians])
