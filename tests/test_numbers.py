@@ -30,6 +30,7 @@ ALLOWED = {
         "2.5": "half of what a 95 % interval leaves out",
         "100": "all of the images",
     },
+    "22_judging_a_gan": {"1": "a rule: the share from which a digit counts as covered"},
 }
 
 
