@@ -88,6 +88,7 @@ def discriminator_step(
     targets: Tensor | None = None,
     penalty: float = 0.0,
     generated_penalty: float = 0.0,
+    relativistic: bool = False,
 ) -> tuple[float, Tensor, Tensor]:
     """Teach the discriminator to answer 1 to real data and 0 to generated data (notebook 20).
 
@@ -100,6 +101,7 @@ def discriminator_step(
         targets: one-hot labels (n, 10) of both, for a conditional game.
         penalty: weight of the gradient penalty R1, on the real data; 0 for none.
         generated_penalty: the same of R2, on the generated data.
+        relativistic: ask for "more real than the generated one beside it" instead (notebook 27).
 
     Returns:
         The loss without the penalties, and the scores of the real and of the generated data, (n, 1) each.
@@ -113,8 +115,11 @@ def discriminator_step(
     generated = generated.detach().requires_grad_(generated_penalty > 0)
     real_scores, generated_scores = (discriminator(attach(data, targets)) for data in (real, generated))
     check_scores(real_scores, len(real))
-    loss = loss_function(real_scores, torch.ones_like(real_scores))
-    loss = loss + loss_function(generated_scores, torch.zeros_like(generated_scores))
+    if relativistic:
+        loss = loss_function(real_scores - generated_scores, torch.ones_like(real_scores))
+    else:
+        loss = loss_function(real_scores, torch.ones_like(real_scores))
+        loss = loss + loss_function(generated_scores, torch.zeros_like(generated_scores))
     total = loss
     if penalty:
         total = total + penalty / 2 * gradient_penalty(real_scores, real)
@@ -130,6 +135,7 @@ def generator_step(
     loss_function: nn.Module,
     generated: Tensor,
     targets: Tensor | None = None,
+    real: Tensor | None = None,
 ) -> float:
     """Teach the generator to make data to which the discriminator answers 1, and return its loss (notebook 20).
 
@@ -139,6 +145,7 @@ def generator_step(
         loss_function: as for `discriminator_step`.
         generated: (n, width), straight from the generator as it is now: not detached, not used before.
         targets: one-hot labels (n, 10), for a conditional game.
+        real: (n, width), for a relativistic game: the generated data shall look more real than these (notebook 27).
 
     Raises:
         ValueError: ``generated`` carries no gradient or an old one, scores that are not (n, 1), or an optimizer of
@@ -153,6 +160,8 @@ def generator_step(
         raise ValueError("This is the discriminator's optimizer. The generator's step needs the generator's.")
     scores = discriminator(attach(generated, targets))
     check_scores(scores, len(generated))
+    if real is not None:
+        scores = scores - discriminator(attach(real, targets)).detach()
     loss = loss_function(scores, torch.ones_like(scores))
     learn(optimizer, loss)
     return loss.item()
@@ -263,15 +272,17 @@ class Players:
     loss_function: nn.Module
     penalty: float
     generated_penalty: float = 0.0
+    relativistic: bool = False
 
     def play(self, number: int, real: Tensor, noise: Tensor, targets: Tensor | None = None) -> Round:
         """Play one round with real data (n, width), seeds (n, noise_width) and, in a conditional game, their labels."""
         generated, loss = generate(self.generator, noise, targets), self.loss_function
-        penalties = self.penalty, self.generated_penalty
+        rules = self.penalty, self.generated_penalty, self.relativistic
         discriminator_loss, *scores = discriminator_step(
-            self.discriminator, self.discriminator_optimizer, loss, real, generated, targets, *penalties
+            self.discriminator, self.discriminator_optimizer, loss, real, generated, targets, *rules
         )
-        generator_loss = generator_step(self.discriminator, self.generator_optimizer, loss, generated, targets)
+        beside = real if self.relativistic else None
+        generator_loss = generator_step(self.discriminator, self.generator_optimizer, loss, generated, targets, beside)
         if isinstance(self.loss_function, nn.BCEWithLogitsLoss):
             scores = [torch.sigmoid(score) for score in scores]
         return Round(number, discriminator_loss, generator_loss, *(score.mean().item() for score in scores))
@@ -291,7 +302,9 @@ def train_gan(
     discriminator_optimizer: Callable[..., torch.optim.Optimizer] = adam,
     penalty: float = 0.0,
     generated_penalty: float = 0.0,
+    relativistic: bool = False,
     seed: int = 0,
+    after_round: Callable[[Round], object] | None = None,
     after_epoch: Callable[[int], object] | None = None,
     quiet: bool = False,
 ) -> list[Round]:
@@ -314,7 +327,9 @@ def train_gan(
         discriminator_optimizer: the same for the discriminator.
         penalty: weight of R1, see `discriminator_step`.
         generated_penalty: weight of R2.
+        relativistic: compare each real image with a generated one (notebook 27; Jolicoeur-Martineau 2018).
         seed: for the order of the images and the noise; set the networks' own by `set_seed` before building them.
+        after_round: called with each `Round`, right after it, for example to average weights (notebook 27).
         after_epoch: called with the number of the epoch, from 1, after each.
         quiet: show no progress.
 
@@ -326,7 +341,7 @@ def train_gan(
         check_targets(targets, len(images))
     loss = loss_function()
     optimizers = generator_optimizer(generator.parameters()), discriminator_optimizer(discriminator.parameters())
-    players = Players(generator, discriminator, *optimizers, loss, penalty, generated_penalty)
+    players = Players(generator, discriminator, *optimizers, loss, penalty, generated_penalty, relativistic)
     stream = shuffled(len(images), batch_size, torch.Generator().manual_seed(seed))
     noise = torch.Generator().manual_seed(seed + 1)
     line = ProgressLine(epochs * images_per_epoch, quiet, label="discriminator loss")
@@ -340,6 +355,8 @@ def train_gan(
             labels = None if targets is None else targets[chosen]
             seeds = draw_noise(len(chosen), noise_width, noise, images.device)
             history.append(players.play(len(history) + 1, images[chosen], seeds, labels))
+            if after_round:
+                after_round(history[-1])
             losses.append(history[-1].discriminator_loss)
             line.advance(len(chosen), losses)
             shown += len(chosen)

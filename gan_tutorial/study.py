@@ -3,7 +3,7 @@
 import math
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import combinations, product
@@ -206,20 +206,22 @@ def train_run(run: dict, train_data: MnistDataset, test_data: MnistDataset) -> p
     return pd.DataFrame([run | epoch | conditions for epoch in epochs])
 
 
-def add_rows(file: Path, rows: pd.DataFrame) -> None:
+def add_rows(file: Path, rows: pd.DataFrame, key: Sequence[str] = (*KEY, "epoch")) -> None:
     """Add ``rows`` to a CSV file so that, whatever happens, it holds all of them or none.
+
+    Of rows with an equal ``key`` the newest stays.
 
     Raises:
         ValueError: a row does not say which run and epoch it belongs to.
     """
-    if missing := {*KEY, "epoch"} - set(rows.columns):
+    if missing := set(key) - set(rows.columns):
         raise ValueError(f"Rows for {file.name} lack {', '.join(sorted(missing))}; nothing was written.")
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
         if file.exists():
             rows = pd.concat([pd.read_csv(file), rows])
         unfinished = file.with_suffix(".unfinished")
-        rows.sort_values([*KEY, "epoch"]).to_csv(unfinished, index=False)
+        rows.drop_duplicates(list(key), keep="last").sort_values(list(key)).to_csv(unfinished, index=False)
         unfinished.replace(file)
 
 
