@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from gan_tutorial.training import ProgressLine
 
-adam = partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999))
+# The small first beta forgets quickly: yesterday's opponent is no guide (Radford et al. 2015, arXiv:1511.06434).
+adam = partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999), fused=True)
 
 # What PyTorch says when generated data are used at the wrong time, and what to do (notebook 20).
 STALE = {
@@ -261,6 +262,11 @@ def shuffled(size: int, batch_size: int, order: torch.Generator) -> Iterator[Ten
         yield from torch.randperm(size, generator=order).split(batch_size)
 
 
+def rate_factor(played: int, rounds: float, calm: float) -> float:
+    """Return the factor of the learning rates after ``played`` rounds: 1, and in the last share ``calm`` down to 0."""
+    return min(1.0, max(0.0, 1 - played / rounds) / calm) if calm else 1.0
+
+
 @dataclass(frozen=True)
 class Players:
     """Both networks with their optimizers, and the rules of their game."""
@@ -303,6 +309,7 @@ def train_gan(
     penalty: float = 0.0,
     generated_penalty: float = 0.0,
     relativistic: bool = False,
+    calm: float = 0.0,
     seed: int = 0,
     after_round: Callable[[Round], object] | None = None,
     after_epoch: Callable[[int], object] | None = None,
@@ -328,6 +335,7 @@ def train_gan(
         penalty: weight of R1, see `discriminator_step`.
         generated_penalty: weight of R2.
         relativistic: compare each real image with a generated one (notebook 27; Jolicoeur-Martineau 2018).
+        calm: over this share of the rounds, at the end, both learning rates fall in a straight line to 0 (notebook 26).
         seed: for the order of the images and the noise; set the networks' own by `set_seed` before building them.
         after_round: called with each `Round`, right after it, for example to average weights (notebook 27).
         after_epoch: called with the number of the epoch, from 1, after each.
@@ -341,6 +349,8 @@ def train_gan(
         check_targets(targets, len(images))
     loss = loss_function()
     optimizers = generator_optimizer(generator.parameters()), discriminator_optimizer(discriminator.parameters())
+    falling = partial(rate_factor, rounds=epochs * images_per_epoch / batch_size, calm=calm)
+    schedulers = [torch.optim.lr_scheduler.LambdaLR(optimizer, falling) for optimizer in optimizers]
     players = Players(generator, discriminator, *optimizers, loss, penalty, generated_penalty, relativistic)
     stream = shuffled(len(images), batch_size, torch.Generator().manual_seed(seed))
     noise = torch.Generator().manual_seed(seed + 1)
@@ -355,6 +365,8 @@ def train_gan(
             labels = None if targets is None else targets[chosen]
             seeds = draw_noise(len(chosen), noise_width, noise, images.device)
             history.append(players.play(len(history) + 1, images[chosen], seeds, labels))
+            for scheduler in schedulers:
+                scheduler.step()
             if after_round:
                 after_round(history[-1])
             losses.append(history[-1].discriminator_loss)

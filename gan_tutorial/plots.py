@@ -130,6 +130,18 @@ def plot_images(images: ArrayLike, titles: Sequence[str] | None = None, columns:
     return figure
 
 
+def tile(images: ArrayLike, columns: int = 8) -> np.ndarray:
+    """Lay images (n, 784) side by side in rows of ``columns``, the rest black: one picture (28 rows, 28 columns).
+
+    One picture is shown faster, and stored in less space, than n small ones (notebooks 22 to 27).
+    """
+    pictures = np.asarray(images, dtype=float).reshape(-1, 28, 28)
+    rows = -(-len(pictures) // columns)
+    board = np.zeros((rows * columns, 28, 28))
+    board[: len(pictures)] = pictures
+    return board.reshape(rows, columns, 28, 28).swapaxes(1, 2).reshape(rows * 28, columns * 28)
+
+
 def plot_confusion_matrix(matrix: ArrayLike) -> Figure:
     """Draw a confusion matrix (10, 10), rows the true digit and columns the predicted one (notebook 03)."""
     from sklearn.metrics import ConfusionMatrixDisplay

@@ -15,6 +15,7 @@ from gan_tutorial.gan import (
     generate,
     generator_step,
     gradient_penalty,
+    rate_factor,
     shuffled,
     train_gan,
 )
@@ -351,3 +352,24 @@ def test_scores_of_shape_b_are_named_in_the_generators_step():
     generator, discriminator = make_players()
     with pytest.raises(ValueError, match=r"scores are \(4,\)"):
         step_of("generator", (generator, squeezing(discriminator)), generator, generator(torch.ones(4, NOISE)))
+
+
+def test_rates_fall_to_zero_over_the_calm_end():
+    factors = [rate_factor(played, rounds=10, calm=0.4) for played in range(12)]
+    assert factors == pytest.approx([1, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0, 0])
+    assert {rate_factor(played, rounds=10, calm=0.0) for played in range(12)} == {1.0}
+
+
+def test_both_players_learn_more_slowly_in_the_calm_end():
+    optimizers, rates = [], []
+
+    def make(parameters):
+        optimizers.append(torch.optim.SGD(parameters, lr=0.1))
+        return optimizers[-1]
+
+    def note(_):
+        rates.append([optimizer.param_groups[0]["lr"] for optimizer in optimizers])
+
+    options = {"generator_optimizer": make, "discriminator_optimizer": make, "after_round": note, "quiet": True}
+    train_gan(*make_players(), real_images(), calm=0.4, **TINY | {"images_per_epoch": 20, "batch_size": 2} | options)
+    assert rates == [[pytest.approx(rate)] * 2 for rate in [0.1] * 6 + [0.075, 0.05, 0.025, 0.0]]

@@ -87,3 +87,12 @@ def test_the_same_figure_gives_the_same_bytes(file_format):
         files.append(plots.render(figure, file_format))
         plt.close(figure)
     assert files[0] == files[1]
+
+
+def test_tiles_lie_in_rows_and_the_rest_is_black():
+    images = np.arange(1, 4)[:, None] * np.ones((3, 784))
+    images[0, 1] = 9  # second pixel of the first row of the first image
+    board = plots.tile(images, columns=2)
+    assert board.shape == (56, 56)
+    assert board[0, :2].tolist() == [1, 9]
+    assert [board[5, 30], board[30, 5], board[30, 30]] == [2, 3, 0]
