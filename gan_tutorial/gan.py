@@ -149,8 +149,8 @@ def generator_step(
         real: (n, width), for a relativistic game: the generated data shall look more real than these (notebook 27).
 
     Raises:
-        ValueError: ``generated`` carries no gradient or an old one, scores that are not (n, 1), or an optimizer of
-            something else.
+        ValueError: ``generated`` carries no gradient or an old one, ``real`` of another shape or swapped with it,
+            scores that are not (n, 1), or an optimizer of something else.
     """
     if not generated.requires_grad:
         raise ValueError(
@@ -162,6 +162,7 @@ def generator_step(
     scores = discriminator(attach(generated, targets))
     check_scores(scores, len(generated))
     if real is not None:
+        check_data(real, generated)
         scores = scores - discriminator(attach(real, targets)).detach()
     loss = loss_function(scores, torch.ones_like(scores))
     learn(optimizer, loss)

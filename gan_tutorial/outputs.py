@@ -29,7 +29,7 @@ VERSIONED = ("gan_tutorial", "torch", "numpy", "matplotlib")  # what the look of
 def keep(task: Task, executed: NotebookNode, figures: Path, settings: Settings) -> None:
     """Keep an executed notebook and its figures; a failed one beside the last good one, under another name."""
     normalise(executed)
-    task.accuracies = {m["variant"]: m["accuracy"] for _, _, m in marks(executed) if "accuracy" in m}
+    task.results = results(executed)
     folder = settings.output / "notebooks"
     good, failed = folder / task.notebook.name, folder / f"{task.name}.failed.ipynb"
     if task.problem:
@@ -69,7 +69,7 @@ def join_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 
 def marks(notebook: NotebookNode) -> list[tuple[int, NotebookNode, dict[str, Any]]]:
-    """Return (cell number, cell, what `plots.show` or `report_accuracy` noted) for each output that has such a note."""
+    """Return (cell number, cell, note) for each output with a note of `show`, `report_accuracy` or `report_gan`."""
     return [
         (number, cell, dict(output.metadata["gan_tutorial"]))
         for number, cell in enumerate(notebook.cells, start=1)
@@ -77,6 +77,17 @@ def marks(notebook: NotebookNode) -> list[tuple[int, NotebookNode, dict[str, Any
         for output in cell.outputs
         if "gan_tutorial" in output.get("metadata", {})
     ]
+
+
+def results(notebook: NotebookNode) -> list[str]:
+    """Return in words what each trained network came to: its accuracy, or a GAN's Fréchet distance."""
+    found = {}  # by name: of two results of one network the later counts
+    for _, _, note in marks(notebook):
+        if "accuracy" in note:
+            found[note["variant"]] = f"{note['accuracy']:.2%}"
+        elif "frechet" in note:
+            found[note["gan"]] = f"Fréchet {note['frechet']:.1f}"
+    return [f"{name} {value}" for name, value in found.items()]
 
 
 def update_manifest(task: Task, executed: NotebookNode, settings: Settings) -> None:
@@ -126,11 +137,10 @@ def write_text(file: Path, text: str) -> None:
 
 
 def table(tasks: list[Task]) -> str:
-    """Return a line for each notebook: name, time, accuracies and result."""
-    rows = [("notebook", "time", "accuracy", "result")]
+    """Return a line for each notebook: name, time, results of training, and whether it ran."""
+    rows = [("notebook", "time", "result of training", "run")]
     for task in tasks:
-        accuracies = ", ".join(f"{variant} {value:.2%}" for variant, value in task.accuracies.items())
-        rows.append((task.name, f"{task.seconds:.0f} s", accuracies, task.problem or "ok"))
+        rows.append((task.name, f"{task.seconds:.0f} s", ", ".join(task.results), task.problem or "ok"))
     first, second, third, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
     return "\n".join(f"{a:{first}}  {b:>{second}}  {c:{third}}  {d}" for a, b, c, d in rows)
 
@@ -190,20 +200,17 @@ def running_time(notebook: str, file: Path = TIMES) -> str:
 
 
 def fill_readme(readme: Path = README, notebooks: Path = NOTEBOOKS, times: Path = TIMES) -> None:
-    """Write each notebook's recorded running time and shown accuracies at the end of its row in the README's table."""
+    """Write each notebook's recorded running time and shown results at the end of its row in the README's table."""
     lines = readme.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines):
         if not (named := re.match(r"\| \[(\w+)\]\(notebooks/", line)):
             continue
-        notes = [note for _, _, note in marks(nbformat.read(notebooks / f"{named[1]}.ipynb", as_version=4))]
-        accuracies = ", ".join(f"{note['variant']} {note['accuracy']:.2%}" for note in notes if "accuracy" in note)
+        shown = ", ".join(results(nbformat.read(notebooks / f"{named[1]}.ipynb", as_version=4)))
         seconds = [
             row["seconds"] for row in read_times(times) if (row["notebook"], row["profile"]) == (named[1], "full")
         ]
         topic = line.split(" | ")[1]
-        lines[number] = (
-            f"{line.split(' | ')[0]} | {topic} | {about(float(seconds[0])) if seconds else ''} | {accuracies} |"
-        )
+        lines[number] = f"{line.split(' | ')[0]} | {topic} | {about(float(seconds[0])) if seconds else ''} | {shown} |"
     write_text(readme, "\n".join(lines) + "\n")
 
 

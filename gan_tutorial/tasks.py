@@ -23,7 +23,7 @@ class Task:
     seconds: float = 0.0
     cell: str = ""  # the id of the cell that was started last
     problem: str = ""  # why it failed; empty if it did not
-    accuracies: dict[str, float] = field(default_factory=dict)
+    results: list[str] = field(default_factory=list)  # what its networks came to, in words
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from IPython.display import display
 from torch import Tensor, nn
 
 from gan_tutorial.data import DIGITS, MnistDataset
-from gan_tutorial.gan import draw_noise
+from gan_tutorial.gan import draw_noise, generate
 from gan_tutorial.judging import Verdict
 from gan_tutorial.study import RESULTS, add_rows
 
@@ -21,6 +21,7 @@ IMAGES = 10_000  # images that a GAN is judged by
 FIXED_NOISE = 2_147_483_647  # seed of the noise that every GAN is judged with; no training uses it
 MARGIN = 0.3  # how much farther than the farthest recorded Frechet distance is still usual
 FEWEST_SEEDS = 3
+ADVICE = "Take results/gans.csv as it was committed, or move the file away to begin a new one."
 UNEXPECTED = """\
 The Fréchet distance is {frechet:.1f}; from recorded trainings with these settings at most {limit:.1f} was expected.
 The usual causes:
@@ -41,16 +42,22 @@ def make_images(generator: nn.Module, noise_width: int, labels: Tensor | None = 
         noise_width: numbers in a seed.
         labels: the digits (count,) to ask a conditional generator for (notebook 26).
         count: how many.
+
+    Raises:
+        ValueError: not ``count`` labels, or a generator that does not accept seeds of this width.
     """
+    if labels is not None and len(labels) != count:
+        raise ValueError(f"{len(labels)} labels for {count} images: give one for each, or another count.")
     device = next(generator.parameters()).device
     seeds = draw_noise(count, noise_width, torch.Generator().manual_seed(FIXED_NOISE), device)
     if labels is not None:
         seeds = torch.cat([seeds, nn.functional.one_hot(labels.to(device), DIGITS).float()], dim=1)
     was_training = generator.training
     generator.eval()
-    images = torch.cat([generator(part).flatten(1) for part in seeds.split(1_000)])
-    generator.train(was_training)
-    return images
+    try:
+        return torch.cat([generate(generator, part).flatten(1) for part in seeds.split(1_000)])
+    finally:
+        generator.train(was_training)
 
 
 @dataclass(frozen=True)
@@ -118,15 +125,20 @@ def report_gan(run: GanRun, record: bool = False, file: Path = VERDICTS_FILE) ->
 
     Raises:
         AssertionError: the Frechet distance is larger than `expected_frechet`.
+        ValueError: see `read_rows`; nothing is recorded then.
     """
-    if record:
-        add_rows(file, pd.DataFrame([run.row()]), KEY)
     limit = expected_frechet(run.gan, run.train_data.name, run.images_shown, file)
+    if record:  # only now: a run must not widen the limit that it is held to
+        add_rows(file, pd.DataFrame([run.row()]), KEY)
     verdict = run.verdict
     text = f"{run.gan}: Fréchet distance {verdict.frechet:.1f}, score {verdict.score:.2f}, {verdict.digits} digits"
     if run.label_accuracy is not None:
         text += f", {run.label_accuracy:.1%} as asked"
-    note = f"expected: at most {limit:.0f}" if limit else "nothing is recorded for these settings"
+    note = (
+        f"expected: at most {limit:.0f}"
+        if limit
+        else f"fewer than {FEWEST_SEEDS} seeds are recorded for these settings"
+    )
     mark = {"gan": run.gan, "frechet": verdict.frechet, "limit": limit}
     display({"text/plain": f"{text} ({note})"}, metadata={"gan_tutorial": mark}, raw=True)
     if limit and not verdict.frechet <= limit:
@@ -138,10 +150,11 @@ def expected_frechet(gan: str, data: str, images_shown: int, file: Path = VERDIC
     """Return the largest Frechet distance that is usual for these settings, or None if fewer than 3 seeds are recorded.
 
     The rule: the largest of the recorded seeds and `MARGIN` more. There is no lower limit: nearer is better.
+
+    Raises:
+        ValueError: see `read_rows`.
     """
-    if not file.exists():
-        return None
-    runs = pd.read_csv(file)
+    runs = read_rows(file)
     fitting = runs[(runs[SETTINGS] == pd.Series([gan, data, images_shown], SETTINGS)).all(axis=1)]
     return float(fitting["frechet"].max() * (1 + MARGIN)) if len(fitting) >= FEWEST_SEEDS else None
 
@@ -150,10 +163,28 @@ def read_verdicts(file: Path = VERDICTS_FILE, data: str = "MNIST") -> pd.DataFra
     """Return the recorded runs of all GANs on one data set, a row for each setting and seed (notebook 27).
 
     Raises:
-        ValueError: none is recorded.
+        ValueError: none is recorded; see `read_rows`.
     """
-    runs = pd.read_csv(file) if file.exists() else pd.DataFrame({"data": []})
+    runs = read_rows(file)
     chosen = runs[runs["data"] == data]
     if chosen.empty:
         raise ValueError(f"No GAN trained on {data!r} is recorded in {file.name}.")
     return chosen.reset_index(drop=True)
+
+
+def read_rows(file: Path) -> pd.DataFrame:
+    """Return all rows of ``file``, or none if there is no such file.
+
+    Raises:
+        ValueError: it is not a table of GANs.
+    """
+    needed = [*KEY, "frechet"]
+    if not file.exists():
+        return pd.DataFrame(columns=needed)
+    try:
+        rows = pd.read_csv(file)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as problem:
+        raise ValueError(f"{file.name} is no table of GANs: {str(problem).strip()}. {ADVICE}") from None
+    if missing := [name for name in needed if name not in rows]:
+        raise ValueError(f"{file.name} is no table of GANs: it has no column {', '.join(missing)}. {ADVICE}")
+    return rows

@@ -6,6 +6,8 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import softplus
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gan_tutorial.device import set_seed
 from gan_tutorial.gan import (
@@ -126,6 +128,47 @@ def usual_loop(generator, discriminator, images, loss_function, r1, r2, seed):
     return losses
 
 
+@pytest.mark.parametrize(("r1", "r2"), [(0.0, 0.0), (2.0, 0.5)])
+@pytest.mark.parametrize("conditional", [False, True])
+def test_the_relativistic_game_equals_a_plain_loop(conditional, r1, r2):
+    labels, images, adam = 2 * conditional, real_images(), partial(torch.optim.Adam, lr=0.01)
+    targets = torch.eye(2)[torch.arange(10) % 2] if conditional else torch.zeros(10, 0)
+    options = {"generator_optimizer": adam, "discriminator_optimizer": adam, "penalty": r1, "generated_penalty": r2}
+    options |= {"targets": targets if conditional else None, "relativistic": True, "seed": 3}
+    ours, theirs = make_players(labels), make_players(labels)
+    history = train_gan(*ours, images, **TINY | options)
+    losses = relativistic_loop(*theirs, images, targets, r1, r2, seed=3)
+    found = torch.tensor([(r.discriminator_loss, r.generator_loss) for r in history])
+    torch.testing.assert_close(found, torch.tensor(losses), rtol=1e-6, atol=1e-6)
+    for mine, other in zip(ours, theirs, strict=True):
+        pairs = zip(mine.parameters(), other.parameters(), strict=True)
+        assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-6) for a, b in pairs)
+
+
+def relativistic_loop(generator, discriminator, images, targets, r1, r2, seed):
+    """`usual_loop` with softplus of the differences as loss; ``targets`` (n, 0) where there are no labels."""
+    g_optimizer, d_optimizer = (torch.optim.Adam(n.parameters(), lr=0.01) for n in (generator, discriminator))
+    order, noise = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
+    losses = []
+    for _ in range(2):
+        for chosen in torch.randperm(len(images), generator=order).split(4):
+            labels, z = targets[chosen], torch.randn(len(chosen), NOISE, generator=noise)
+            fake = generator(torch.cat([z, labels], 1))
+            x, y = images[chosen].requires_grad_(), fake.detach().requires_grad_()
+            scores_x, scores_y = (discriminator(torch.cat([data, labels], 1)) for data in (x, y))
+            d_loss = softplus(scores_y - scores_x).mean()
+            d_optimizer.zero_grad()
+            (d_loss + r1 / 2 * squared(scores_x, x) + r2 / 2 * squared(scores_y, y)).backward()
+            d_optimizer.step()
+            g_optimizer.zero_grad()
+            scores_x, scores_y = (discriminator(torch.cat([data, labels], 1)) for data in (images[chosen], fake))
+            g_loss = softplus(scores_x - scores_y).mean()
+            g_loss.backward()
+            g_optimizer.step()
+            losses.append((d_loss.item(), g_loss.item()))
+    return losses
+
+
 def squared(scores, data):
     """The mean squared length of the gradient."""
     gradient = torch.autograd.grad(scores.sum(), data, create_graph=True)[0]
@@ -168,6 +211,46 @@ def test_each_step_changes_one_player_only():
     generator_step(discriminator, sgd(generator.parameters()), nn.BCEWithLogitsLoss(), generated)
     assert all(torch.equal(a, b) for a, b in zip(middle, discriminator.parameters(), strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(before, generator.parameters(), strict=False))
+
+
+def test_each_relativistic_step_changes_one_player_only():
+    generator, discriminator = make_players()
+    before = [[p.clone() for p in network.parameters()] for network in (generator, discriminator)]
+    real, generated, loss = real_images(4), generator(torch.ones(4, NOISE)), nn.BCEWithLogitsLoss()
+    discriminator_step(discriminator, sgd(discriminator.parameters()), loss, real, generated, relativistic=True)
+    assert all(p.grad is None and torch.equal(p, a) for p, a in zip(generator.parameters(), before[0], strict=True))
+    # The last bias adds the same to both scores: their difference does not depend on it.
+    moved = [not torch.equal(p, a) for p, a in zip(discriminator.parameters(), before[1], strict=True)]
+    assert moved == [True, True, True, False]
+    middle = [(p.clone(), p.grad.clone()) for p in discriminator.parameters()]
+    generator_step(discriminator, sgd(generator.parameters()), loss, generated, real=real)
+    for p, (value, gradient) in zip(discriminator.parameters(), middle, strict=True):
+        assert torch.equal(p, value)
+        assert torch.equal(p.grad, gradient)
+    assert not any(torch.equal(p, a) for p, a in zip(generator.parameters(), before[0], strict=True))
+
+
+def test_the_generators_relativistic_loss_is_ln_2_where_its_data_are_the_real_ones():
+    generator, discriminator = make_players()
+    generated = generator(torch.ones(4, NOISE))
+    optimizer, loss = sgd(generator.parameters()), nn.BCEWithLogitsLoss()
+    found = generator_step(discriminator, optimizer, loss, generated, real=generated.detach().clone())
+    assert found == pytest.approx(math.log(2))
+
+
+def test_real_data_beside_the_generated_ones_have_their_shape_and_no_gradient():
+    generator, discriminator = make_players()
+    step = partial(generator_step, discriminator, sgd(generator.parameters()), nn.BCEWithLogitsLoss())
+    with pytest.raises(ValueError, match=r"Real data are \(1, 6\), generated data \(4, 6\)"):
+        step(generator(torch.ones(4, NOISE)), real=real_images(1))  # broadcasting would hide it
+    with pytest.raises(ValueError, match="Are real and generated swapped"):
+        step(generator(torch.ones(4, NOISE)), real=generator(torch.ones(4, NOISE)))
+
+
+def test_without_relativistic_the_real_data_do_not_reach_the_generators_step():
+    histories = [train_tiny(make_players(), real_images(), **option) for option in ({}, {"relativistic": False})]
+    assert histories[0] == histories[1]
+    assert histories[0] != train_tiny(make_players(), real_images(), relativistic=True)
 
 
 def test_the_penalty_of_a_linear_discriminator_is_its_squared_weight():
@@ -237,6 +320,32 @@ def test_after_each_epoch_the_number_is_told():
     numbers = []
     train_tiny(make_players(), real_images(), epochs=3, after_epoch=numbers.append)
     assert numbers == [1, 2, 3]
+
+
+def test_after_each_round_the_round_is_told_before_the_epoch_ends():
+    told = []
+    options = {"epochs": 2, "after_round": told.append, "after_epoch": told.append}
+    history = train_tiny(make_players(), real_images(), **options)
+    assert told == [*history[:6], 1, *history[6:], 2]  # batches of 4, 4, 2, 4, 4, 2 of the 20 images of an epoch
+
+
+def test_weights_averaged_after_each_round_are_the_exponential_average():
+    generator, discriminator = make_players()
+    averaged = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(0.75))
+    snapshots = []
+
+    def after_round(_):
+        averaged.update_parameters(generator)
+        snapshots.append([p.detach().clone() for p in generator.parameters()])
+
+    train_tiny((generator, discriminator), real_images(), after_round=after_round)
+    assert len(snapshots) == 6
+    expected = snapshots[0]
+    for snapshot in snapshots[1:]:
+        expected = [0.75 * old + 0.25 * new for old, new in zip(expected, snapshot, strict=True)]
+    for found, value, last in zip(averaged.module.parameters(), expected, snapshots[-1], strict=True):
+        torch.testing.assert_close(found.detach(), value)
+        assert not torch.allclose(found, last, rtol=1e-6, atol=1e-6)
 
 
 def test_a_generator_left_in_evaluation_mode_between_epochs_is_named():

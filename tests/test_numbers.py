@@ -1,4 +1,4 @@
-"""Accuracies have one source, ``results/``: prose and bands that say something else fail here."""
+"""Results have one source, ``results/``: prose, bands and Fréchet distances that say something else fail here."""
 
 import re
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 
 from gan_tutorial.outputs import marks
 from gan_tutorial.study import FACTORIAL, RESULTS, SETTINGS, band
+from gan_tutorial.verdicts import read_rows
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -127,3 +128,40 @@ def test_the_bands_in_the_outputs_are_the_recorded_ones(path):
         if "expected" in mark:
             assert mark["expected"] == bands.loc[mark["variant"], ["low", "high"]].tolist()
             assert f"{mark['accuracy']:.2%}" in {f"{value:.2%}" for value in recorded(mark["variant"])}
+
+
+def unrecorded_gan(mark, file=RESULTS / "gans.csv"):
+    """What is wrong with the Fréchet distance and the limit that a notebook shows of a GAN; "" if nothing is."""
+    runs = read_rows(file)
+    runs = runs[(runs["gan"] == mark["gan"]) & (runs["data"] == "MNIST")]
+    shown = f"{mark['frechet']:.1f}"
+    limits = []  # one for each number of images shown: 1.3 times the farthest seed, if there are three
+    for _, seeds in runs.groupby("images_shown")["frechet"]:
+        if shown in {f"{value:.1f}" for value in seeds}:
+            limits.append(1.3 * seeds.max() if len(seeds) >= 3 else None)
+    if not limits:
+        return f"{mark['gan']}: {shown} is not recorded"
+    limit = mark["limit"]
+    return "" if limit in map(pytest.approx, limits) else f"{mark['gan']}: {limit} is not the limit"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_frechet_distances_in_the_outputs_are_recorded_and_their_limits_follow(path):
+    notes = [note for _, _, note in marks(nbformat.read(path, as_version=4)) if "gan" in note]
+    assert [problem for note in notes if (problem := unrecorded_gan(note))] == []
+
+
+def test_a_made_up_frechet_distance_or_limit_is_found(tmp_path):
+    file = tmp_path / "gans.csv"
+    mark = {"gan": "first try", "frechet": 20.04, "limit": 26.0}
+    assert unrecorded_gan(mark, file) == "first try: 20.0 is not recorded"
+    settings = {"gan": "first try", "data": "MNIST", "images_shown": 600}
+    rows = [settings | {"seed": seed, "frechet": frechet} for seed, frechet in enumerate([10.0, 20.0, 15.0])]
+    rows += [settings | {"images_shown": 60, "seed": 0, "frechet": 70.0}]
+    pd.DataFrame(rows).to_csv(file, index=False)
+    assert unrecorded_gan(mark, file) == ""
+    assert unrecorded_gan(mark | {"frechet": 70.0, "limit": None}, file) == ""
+    assert unrecorded_gan(mark | {"gan": "repaired"}, file) == "repaired: 20.0 is not recorded"
+    assert unrecorded_gan(mark | {"frechet": 20.1}, file) == "first try: 20.1 is not recorded"
+    for limit in (26.1, None, 91.0):
+        assert unrecorded_gan(mark | {"limit": limit}, file) == f"first try: {limit} is not the limit"

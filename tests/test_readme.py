@@ -14,11 +14,13 @@ PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 
 
 def row(path):
-    """The end of a notebook's row in the README: time and accuracies."""
+    """The end of a notebook's row in the README: time and results."""
     notebook = nbformat.read(path, as_version=4)
     seconds = {t["profile"]: float(t["seconds"]) for t in read_times() if t["notebook"] == path.stem}
-    accuracies = {m["variant"]: m["accuracy"] for _, _, m in marks(notebook) if "accuracy" in m}
-    text = ", ".join(f"{variant} {value:.2%}" for variant, value in accuracies.items())
+    notes = [note for _, _, note in marks(notebook)]
+    found = {m["variant"]: f"{m['accuracy']:.2%}" for m in notes if "accuracy" in m}
+    found |= {m["gan"]: f"Fréchet {m['frechet']:.1f}" for m in notes if "gan" in m}
+    text = ", ".join(f"{name} {value}" for name, value in found.items())
     return f"| {about(seconds['full'])} | {text} |"
 
 
@@ -55,8 +57,15 @@ def test_times_are_rounded_up(seconds, text):
 
 def test_a_run_fills_in_the_rows_of_the_table(tmp_path):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("report()")])
-    note = {"gan_tutorial": {"variant": "baseline", "accuracy": 0.875}}
-    notebook.cells[0].outputs = [nbformat.v4.new_output("display_data", {"text/plain": "x"}, metadata=note)]
+    notes = [
+        {"figure": "03_line", "alt": "A line."},
+        {"variant": "baseline", "accuracy": 0.875},
+        {"gan": "first try", "frechet": 1402.0, "limit": 1500.0},
+        {"gan": "first try", "frechet": 1402.34, "limit": None},  # run again: the later one counts
+    ]
+    notebook.cells[0].outputs = [
+        nbformat.v4.new_output("display_data", {"text/plain": "x"}, metadata={"gan_tutorial": note}) for note in notes
+    ]
     nbformat.write(notebook, tmp_path / "03_net.ipynb")
     nbformat.write(nbformat.v4.new_notebook(), tmp_path / "04_new.ipynb")
     times, readme = tmp_path / "times.csv", tmp_path / "README.md"
@@ -68,7 +77,7 @@ def test_a_run_fills_in_the_rows_of_the_table(tmp_path):
     )
     fill_readme(readme, tmp_path, times)
     assert readme.read_text().splitlines()[4:] == [
-        "| [03_net](notebooks/03_net.ipynb) | nets | 70 seconds | baseline 87.50% |",
+        "| [03_net](notebooks/03_net.ipynb) | nets | 70 seconds | baseline 87.50%, first try Fréchet 1402.3 |",
         "| [04_new](notebooks/04_new.ipynb) | new |  |  |",
         "End",
     ]

@@ -25,7 +25,9 @@ figure, axes = plt.subplots(figsize=(2, 2))
 show(figure, "01_blank", "An empty chart.")"""
 SCORE = """from IPython.display import display
 mark = {"gan_tutorial": {"variant": "baseline", "accuracy": 0.875}}
-display({"text/plain": "done"}, metadata=mark, raw=True)"""
+display({"text/plain": "done"}, metadata=mark, raw=True)
+mark = {"gan_tutorial": {"gan": "first try", "frechet": 1402.34, "limit": None}}
+display({"text/plain": "made"}, metadata=mark, raw=True)"""
 SLOW_THE_FIRST_TIME = """import pathlib, time
 print("one")
 time.sleep(0 if pathlib.Path("seen").exists() else 1)
@@ -84,8 +86,8 @@ def test_the_command_leaves_notebooks_figures_a_manifest_and_a_table(course):
     assert lines[0] == "Data: the MNIST sample (4,000 training and 1,000 test images)."
     assert "01_good: started" in lines[1]  # plain lines, no bar: this is no terminal
     assert "01_good: done" in lines[2]
-    assert lines[3].split() == ["notebook", "time", "accuracy", "result"]
-    assert lines[4].split()[-3:] == ["baseline", "87.50%", "ok"]
+    assert lines[3].split() == ["notebook", "time", "result", "of", "training", "run"]
+    assert lines[4].split()[-7:] == ["baseline", "87.50%,", "first", "try", "Fréchet", "1402.3", "ok"]
     assert executed(course, "01_good").cells[-1].outputs[0].text == "[7, 0.0001, True, 'sample']\n"
     (entry,) = manifest(course)
     figures = course.parent / "build" / "figures"
