@@ -135,10 +135,10 @@ def unrecorded_gan(mark, file=RESULTS / "gans.csv"):
     runs = read_rows(file)
     runs = runs[(runs["gan"] == mark["gan"]) & (runs["data"] == "MNIST")]
     shown = f"{mark['frechet']:.1f}"
-    limits = []  # one for each number of images shown: 1.3 times the farthest seed, if there are three
+    limits = []  # one for each number of images shown: twice the farthest seed, if there are three
     for _, seeds in runs.groupby("images_shown")["frechet"]:
         if shown in {f"{value:.1f}" for value in seeds}:
-            limits.append(1.3 * seeds.max() if len(seeds) >= 3 else None)
+            limits.append(2 * seeds.max() if len(seeds) >= 3 else None)
     if not limits:
         return f"{mark['gan']}: {shown} is not recorded"
     limit = mark["limit"]
@@ -153,7 +153,7 @@ def test_the_frechet_distances_in_the_outputs_are_recorded_and_their_limits_foll
 
 def test_a_made_up_frechet_distance_or_limit_is_found(tmp_path):
     file = tmp_path / "gans.csv"
-    mark = {"gan": "first try", "frechet": 20.04, "limit": 26.0}
+    mark = {"gan": "first try", "frechet": 20.04, "limit": 40.0}
     assert unrecorded_gan(mark, file) == "first try: 20.0 is not recorded"
     settings = {"gan": "first try", "data": "MNIST", "images_shown": 600}
     rows = [settings | {"seed": seed, "frechet": frechet} for seed, frechet in enumerate([10.0, 20.0, 15.0])]
@@ -163,5 +163,22 @@ def test_a_made_up_frechet_distance_or_limit_is_found(tmp_path):
     assert unrecorded_gan(mark | {"frechet": 70.0, "limit": None}, file) == ""
     assert unrecorded_gan(mark | {"gan": "repaired"}, file) == "repaired: 20.0 is not recorded"
     assert unrecorded_gan(mark | {"frechet": 20.1}, file) == "first try: 20.1 is not recorded"
-    for limit in (26.1, None, 91.0):
+    for limit in (40.1, None, 140.0):
         assert unrecorded_gan(mark | {"limit": limit}, file) == f"first try: {limit} is not the limit"
+
+
+# What the GANs of notebooks 24, 26 and 27 were to reach: medians of three seeds or more, none learned by heart.
+TARGETS = {
+    "deeper, R1": {"digits": 10, "score": 6.5},
+    "conditional perceptrons": {"score": 9.0, "label_accuracy": 0.92},
+    "conditional convolutional, averaged": {"score": 9.3, "label_accuracy": 0.95, "recall": 0.7},
+}
+
+
+@pytest.mark.parametrize("gan", TARGETS)
+def test_the_recorded_gans_reach_their_targets(gan):
+    runs = read_rows(RESULTS / "gans.csv").query("gan == @gan and data == 'MNIST'")
+    assert runs["seed"].nunique() >= 3
+    medians = runs.median(numeric_only=True)
+    assert [name for name, least in TARGETS[gan].items() if medians[name] < least] == []
+    assert medians["copies"] < 0.01
