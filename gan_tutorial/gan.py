@@ -280,6 +280,7 @@ class Players:
     penalty: float
     generated_penalty: float = 0.0
     relativistic: bool = False
+    schedulers: tuple[torch.optim.lr_scheduler.LambdaLR, ...] = ()  # moved on by one after each round
 
     def play(self, number: int, real: Tensor, noise: Tensor, targets: Tensor | None = None) -> Round:
         """Play one round with real data (n, width), seeds (n, noise_width) and, in a conditional game, their labels."""
@@ -292,7 +293,26 @@ class Players:
         generator_loss = generator_step(self.discriminator, self.generator_optimizer, loss, generated, targets, beside)
         if isinstance(self.loss_function, nn.BCEWithLogitsLoss):
             scores = [torch.sigmoid(score) for score in scores]
+        for scheduler in self.schedulers:
+            scheduler.step()
         return Round(number, discriminator_loss, generator_loss, *(score.mean().item() for score in scores))
+
+
+def deal(
+    stream: Iterator[Tensor],
+    noise: torch.Generator,
+    images: Tensor,
+    targets: Tensor | None,
+    count: int,
+    noise_width: int,
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Yield real images, seeds and labels (if any) for each round of an epoch of ``count`` images."""
+    shown = 0
+    while shown < count:
+        chosen = next(stream)[: count - shown].to(images.device)
+        shown += len(chosen)
+        seeds = draw_noise(len(chosen), noise_width, noise, images.device)
+        yield images[chosen], seeds, None if targets is None else targets[chosen]
 
 
 def train_gan(
@@ -348,11 +368,14 @@ def train_gan(
     check_counts(epochs=epochs, images_per_epoch=images_per_epoch, batch_size=batch_size, noise_width=noise_width)
     if targets is not None:
         check_targets(targets, len(images))
+    if not 0 <= calm <= 1:
+        raise ValueError(f"calm is {calm}; it is a share of the rounds, 0 to 1.")
     loss = loss_function()
     optimizers = generator_optimizer(generator.parameters()), discriminator_optimizer(discriminator.parameters())
     falling = partial(rate_factor, rounds=epochs * images_per_epoch / batch_size, calm=calm)
-    schedulers = [torch.optim.lr_scheduler.LambdaLR(optimizer, falling) for optimizer in optimizers]
-    players = Players(generator, discriminator, *optimizers, loss, penalty, generated_penalty, relativistic)
+    schedulers = tuple(torch.optim.lr_scheduler.LambdaLR(optimizer, falling) for optimizer in optimizers)
+    penalties = penalty, generated_penalty
+    players = Players(generator, discriminator, *optimizers, loss, *penalties, relativistic, schedulers)
     stream = shuffled(len(images), batch_size, torch.Generator().manual_seed(seed))
     noise = torch.Generator().manual_seed(seed + 1)
     line = ProgressLine(epochs * images_per_epoch, quiet, label="discriminator loss")
@@ -360,19 +383,12 @@ def train_gan(
     losses: list[float] = []
     for epoch in range(epochs):
         check_players(generator, discriminator, images, loss)  # `after_epoch` may have left one in evaluation mode
-        shown = 0
-        while shown < images_per_epoch:
-            chosen = next(stream)[: images_per_epoch - shown].to(images.device)
-            labels = None if targets is None else targets[chosen]
-            seeds = draw_noise(len(chosen), noise_width, noise, images.device)
-            history.append(players.play(len(history) + 1, images[chosen], seeds, labels))
-            for scheduler in schedulers:
-                scheduler.step()
+        for real, seeds, labels in deal(stream, noise, images, targets, images_per_epoch, noise_width):
+            history.append(players.play(len(history) + 1, real, seeds, labels))
+            losses.append(history[-1].discriminator_loss)
+            line.advance(len(real), losses)
             if after_round:
                 after_round(history[-1])
-            losses.append(history[-1].discriminator_loss)
-            line.advance(len(chosen), losses)
-            shown += len(chosen)
         if after_epoch:
             after_epoch(epoch + 1)
     line.finish(losses)

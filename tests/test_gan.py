@@ -482,3 +482,9 @@ def test_both_players_learn_more_slowly_in_the_calm_end():
     options = {"generator_optimizer": make, "discriminator_optimizer": make, "after_round": note, "quiet": True}
     train_gan(*make_players(), real_images(), calm=0.4, **TINY | {"images_per_epoch": 20, "batch_size": 2} | options)
     assert rates == [[pytest.approx(rate)] * 2 for rate in [0.1] * 6 + [0.075, 0.05, 0.025, 0.0]]
+
+
+@pytest.mark.parametrize("calm", [-0.1, 1.5, math.nan])
+def test_a_calm_end_is_a_share_of_the_rounds(calm):
+    with pytest.raises(ValueError, match=r"calm is .*; it is a share of the rounds, 0 to 1."):
+        train_gan(*make_players(), real_images(), calm=calm, **TINY)
