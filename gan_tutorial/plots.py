@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -127,6 +128,32 @@ def plot_images(images: ArrayLike, titles: Sequence[str] | None = None, columns:
     for axes, picture, title in zip(grid.flat, pictures, titles or [""] * len(pictures), strict=False):
         axes.imshow(picture, cmap="gray")
         axes.set_title(title, fontsize=9)
+    return figure
+
+
+def plot_game(history: pd.DataFrame, draw: float) -> Figure:
+    """Draw losses and answers of a GAN, each as a running mean over a fiftieth of the rounds (notebooks 20, 23, 24).
+
+    Args:
+        history: a row for each round, with the fields of `gan.Round`: ``pd.DataFrame(train_gan(...))``.
+        draw: the generator's loss at a draw, 0.25 with MSELoss, ln 2 with BCE; the discriminator's is twice that.
+    """
+    figure, row = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
+    window = max(1, len(history) // 50)
+    lines = {
+        "discriminator_loss": (row[0], "discriminator, two questions", COLORS["baseline"], 2 * draw),
+        "generator_loss": (row[0], "generator", COLORS["BCELoss"], draw),
+        "real_score": (row[1], "to real images, D(x)", COLORS["baseline"], 0.5),
+        "generated_score": (row[1], "to generated images, D(G(z))", COLORS["BCELoss"], 0.5),
+    }
+    for field, (axes, label, color, level) in lines.items():
+        means = running_mean(history[field], window)
+        axes.plot(np.arange(len(means)) + window, means, color=color, label=label)
+        axes.axhline(level, color=color, linestyle=":", zorder=0)
+    row[0].set(title=f"losses (mean of {window} rounds; dotted: a draw)", xlabel="round", ylim=(0, None))
+    row[1].set(title="the discriminator's answers", xlabel="round", ylim=(0, 1))
+    for axes in row:
+        axes.legend(fontsize="small")
     return figure
 
 

@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
@@ -96,3 +97,14 @@ def test_tiles_lie_in_rows_and_the_rest_is_black():
     assert board.shape == (56, 56)
     assert board[0, :2].tolist() == [1, 9]
     assert [board[5, 30], board[30, 5], board[30, 30]] == [2, 3, 0]
+
+
+def test_a_game_is_drawn_as_running_means_with_the_lines_of_a_draw():
+    rounds = {"discriminator_loss": 1.0, "generator_loss": 0.7, "real_score": 0.6, "generated_score": 0.4}
+    history = pd.DataFrame([{name: value + 0.01 * (-1) ** k for name, value in rounds.items()} for k in range(100)])
+    left, right = plots.plot_game(history, draw=0.25).axes
+    means = [line.get_ydata() for axes in (left, right) for line in axes.lines[::2]]
+    assert [len(values) for values in means] == [99] * 4  # a window of two of the 100 rounds
+    assert [values[0] for values in means] == pytest.approx(list(rounds.values()))
+    assert [line.get_ydata()[0] for line in left.lines[1::2]] == [0.5, 0.25]
+    assert [line.get_ydata()[0] for line in right.lines[1::2]] == [0.5, 0.5]
