@@ -80,14 +80,12 @@ def marks(notebook: NotebookNode) -> list[tuple[int, NotebookNode, dict[str, Any
 
 
 def results(notebook: NotebookNode) -> list[str]:
-    """Return in words what each trained network came to: its accuracy, or a GAN's Fréchet distance."""
-    found = {}  # by name: of two results of one network the later counts
-    for _, _, note in marks(notebook):
-        if "accuracy" in note:
-            found[note["variant"]] = f"{note['accuracy']:.2%}"
-        elif "frechet" in note:
-            found[note["gan"]] = f"Fréchet {note['frechet']:.1f}"
-    return [f"{name} {value}" for name, value in found.items()]
+    """Return in words what training came to: each network's accuracy, and of all GANs the nearest to real images."""
+    notes = [note for _, _, note in marks(notebook)]
+    accuracies = {note["variant"]: note["accuracy"] for note in notes if "accuracy" in note}  # of two the later counts
+    gans = {note["gan"]: note["frechet"] for note in notes if "frechet" in note}
+    nearest = [f"Fréchet {gans[name]:.1f} ({name})" for name in sorted(gans, key=lambda name: gans[name])[:1]]
+    return [f"{name} {accuracy:.2%}" for name, accuracy in accuracies.items()] + nearest
 
 
 def update_manifest(task: Task, executed: NotebookNode, settings: Settings) -> None:

@@ -87,7 +87,7 @@ def test_the_command_leaves_notebooks_figures_a_manifest_and_a_table(course):
     assert "01_good: started" in lines[1]  # plain lines, no bar: this is no terminal
     assert "01_good: done" in lines[2]
     assert lines[3].split() == ["notebook", "time", "result", "of", "training", "run"]
-    assert lines[4].split()[-7:] == ["baseline", "87.50%,", "first", "try", "Fréchet", "1402.3", "ok"]
+    assert lines[4].split()[-7:] == ["baseline", "87.50%,", "Fréchet", "1402.3", "(first", "try)", "ok"]
     assert executed(course, "01_good").cells[-1].outputs[0].text == "[7, 0.0001, True, 'sample']\n"
     (entry,) = manifest(course)
     figures = course.parent / "build" / "figures"
