@@ -19,9 +19,8 @@ SETTINGS = ["gan", "data", "images_shown"]
 KEY = [*SETTINGS, "seed"]  # what makes a training the same training
 IMAGES = 10_000  # images that a GAN is judged by
 FIXED_NOISE = 2_147_483_647  # seed of the noise that every GAN is judged with; no training uses it
-MARGIN = (
-    1.0  # twice the farthest recorded Frechet distance is still usual: GANs scatter, and rounding differs by machine
-)
+# Twice the farthest recorded Frechet distance is still usual: GANs scatter, and rounding differs by machine.
+MARGIN = 1.0
 FEWEST_SEEDS = 3
 ADVICE = "Take results/gans.csv as it was committed, or move the file away to begin a new one."
 UNEXPECTED = """\
