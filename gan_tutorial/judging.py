@@ -294,7 +294,7 @@ def nearest(images: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     The nearest is found by |b|^2 - 2ab, which is quick, then its distance is taken afresh, so that a copy has
     distance 0 and not a rounding error.
     """
-    squares = (others * others).sum(dim=1)
+    squares = torch.linalg.vector_norm(others, dim=1).square()  # no product of the size of `others` in memory
     scores = (torch.addmm(squares, part, others.T, alpha=-2) for part in chunks(images, len(others)))
     found = torch.cat([part.argmin(dim=1) for part in scores])
     return (images - others[found]).norm(dim=1), found
