@@ -25,9 +25,9 @@ class Round:
     """One round of the game: its number (from 1), both losses, and the mean scores before either player learned."""
 
     number: int
-    discriminator_loss: float  # of real and of generated data together: 2 ln 2 where both are told at random
-    generator_loss: float  # ln 2 where the discriminator is told nothing
-    real_score: float  # D(x), as a probability with a loss on logits
+    discriminator_loss: float  # at a draw 2 ln 2, for real and generated data together; in a relativistic game ln 2
+    generator_loss: float  # at a draw ln 2
+    real_score: float  # D(x), as a probability with a loss on logits; alone it means nothing in a relativistic game
     generated_score: float  # D(G(z))
 
 
@@ -100,7 +100,8 @@ def discriminator_step(
         real: (n, width).
         generated: (n, width); it is detached here, so the generator learns nothing.
         targets: one-hot labels (n, 10) of both, for a conditional game.
-        penalty: weight of the gradient penalty R1, on the real data; 0 for none.
+        penalty: weight of the gradient penalty R1, on the real data: half of it times `gradient_penalty` is added to
+            the loss; 0 for none.
         generated_penalty: the same of R2, on the generated data.
         relativistic: ask for "more real than the generated one beside it" instead (notebook 27).
 
@@ -224,11 +225,12 @@ def check_players(generator: nn.Module, discriminator: nn.Module, images: Tensor
 
 def check_targets(targets: Tensor, count: int) -> None:
     """Raise a ValueError unless ``targets`` are ``count`` one-hot rows."""
-    if targets.ndim != 2 or len(targets) != count or not (targets.sum(dim=1) == 1).all():
-        raise ValueError(
-            f"The targets are {tuple(targets.shape)}, expected ({count}, 10), in each row one 1 and zeros: "
-            "nn.functional.one_hot(labels, 10).float() makes them of labels."
-        )
+    advice = "nn.functional.one_hot(labels, 10).float() makes them of labels."
+    if targets.ndim != 2 or len(targets) != count:
+        raise ValueError(f"The targets are {tuple(targets.shape)}, expected a row for each of {count} images: {advice}")
+    ones, zeros = targets == 1, targets == 0
+    if not ((ones | zeros).all() and (ones.sum(dim=1) == 1).all()):
+        raise ValueError(f"The targets are not one-hot, in each row a single 1 and else zeros: {advice}")
 
 
 def draw_targets(count: int, digits: int, source: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
@@ -240,21 +242,26 @@ def draw_targets(count: int, digits: int, source: torch.Generator, device: torch
 
 
 def last_layer(network: nn.Module) -> nn.Module:
-    """Return the last layer that has no layers inside."""
-    return [layer for layer in network.modules() if not list(layer.children())][-1]
+    """Return the last layer that has no layers inside and does more than reshape."""
+    layers = [layer for layer in network.modules() if not list(layer.children())]
+    reshaping = nn.Flatten, nn.Unflatten, nn.Identity
+    return next((layer for layer in reversed(layers) if not isinstance(layer, reshaping)), layers[-1])
 
 
 def generate(generator: nn.Module, noise: Tensor, targets: Tensor | None = None) -> Tensor:
     """Return what ``generator`` makes of seeds (n, width), and of one-hot labels (n, 10) if there are any.
 
     Raises:
-        ValueError: the generator does not accept seeds of this width.
+        ValueError: the generator fails on seeds of this width.
     """
     seeds = attach(noise, targets)
     try:
         return generator(seeds)
     except RuntimeError as problem:
-        raise ValueError(f"The generator does not accept seeds of shape {tuple(seeds.shape)}: {problem}") from None
+        raise ValueError(
+            f"The generator fails on seeds of shape {tuple(seeds.shape)}. Is that the width of its first layer? "
+            f"PyTorch says: {problem}"
+        ) from problem
 
 
 def shuffled(size: int, batch_size: int, order: torch.Generator) -> Iterator[Tensor]:

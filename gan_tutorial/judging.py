@@ -143,7 +143,13 @@ def recipe(dataset: MnistDataset, seed: int, steps: int) -> dict[str, str]:
 
 
 def accuracy(judge: Judge, images: Tensor, labels: Tensor) -> float:
-    """Return the share of images (n, 784) in which the judge reads the label (n,); of generated ones, too."""
+    """Return the share of images (n, 784) in which the judge reads the label (n,); of generated ones, too.
+
+    Raises:
+        ValueError: not one label for each image; see `check_images`.
+    """
+    if labels.shape != images.shape[:1]:
+        raise ValueError(f"The labels are {tuple(labels.shape)}, expected ({len(images)},): one for each image.")
     return (judge.digits(images) == labels.to("cpu")).double().mean().item()
 
 
@@ -219,13 +225,12 @@ def digits_covered(shares: Tensor) -> int:
     return int((shares >= COVERED).sum())
 
 
-def histogram_kl(shares: Tensor, expected: Tensor | None = None) -> float:
-    """Return the Kullback-Leibler divergence of shares (10,) from the ``expected`` ones, or else from equal shares.
+def histogram_kl(shares: Tensor) -> float:
+    """Return the Kullback-Leibler divergence of shares (10,) from equal shares.
 
-    From equal shares: 0 if all digits are equally frequent, ln 10 = 2.303 if there is only one.
+    0 if all digits are equally frequent, ln 10 = 2.303 if there is only one.
     """
-    expected = torch.full_like(shares, 1 / len(shares)) if expected is None else expected
-    return (torch.xlogy(shares, shares) - torch.xlogy(shares, expected)).sum().item()
+    return torch.xlogy(shares, shares * len(shares)).sum().item()
 
 
 @dataclass(frozen=True)
@@ -317,7 +322,8 @@ class Verdict:
         density: as precision, but counts how deep among them; about 1 for real images.
         coverage: share of real images with one of these nearby.
         nearness: nearest training image, median distance over that of real test images of the same digit; about 1
-            for new images, near 0 for copies. nan, like ``copies``, if the ruler has no training images.
+            for new images, near 0 for copies. nan, like ``copies``, if the ruler has no training images. At most 1,000
+            of the images are looked at for either.
         copies: share of images less than half as far from a training image as is usual for real ones of the digit.
     """
 

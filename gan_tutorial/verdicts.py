@@ -45,7 +45,7 @@ def make_images(generator: nn.Module, noise_width: int, labels: Tensor | None = 
         count: how many.
 
     Raises:
-        ValueError: not ``count`` labels, or a generator that does not accept seeds of this width.
+        ValueError: not ``count`` labels, or a generator that fails on seeds of this width.
     """
     if labels is not None and len(labels) != count:
         raise ValueError(f"{len(labels)} labels for {count} images: give one for each, or another count.")
@@ -70,6 +70,7 @@ class GanRun:
         generator: after training.
         discriminator: after training.
         verdict: of `make_images`, by a ruler of the course's judge and the test images.
+        judged: how many images it was given.
         train_data: what it has learned from.
         images_shown: real images it was trained with, repetitions counted.
         seed: of weights, order and noise.
@@ -81,6 +82,7 @@ class GanRun:
     generator: nn.Module
     discriminator: nn.Module
     verdict: Verdict
+    judged: int
     train_data: MnistDataset
     images_shown: int
     seed: int
@@ -126,9 +128,15 @@ def report_gan(run: GanRun, record: bool = False, file: Path = VERDICTS_FILE) ->
 
     Raises:
         AssertionError: the Frechet distance is larger than `expected_frechet`.
-        ValueError: see `read_rows`; nothing is recorded then.
+        ValueError: it shall be recorded, but is not of 10,000 images; see `read_rows`. Nothing is recorded then.
     """
-    limit = expected_frechet(run.gan, run.train_data.name, run.images_shown, file)
+    if record and run.judged != IMAGES:
+        raise ValueError(
+            f"{run.gan}: {run.judged:,} images were judged. Only verdicts of {IMAGES:,} are recorded: distances "
+            f"compare at equal counts alone. Leave `judged` at {IMAGES:,}, or `record` at False."
+        )
+    comparable = run.judged == IMAGES
+    limit = expected_frechet(run.gan, run.train_data.name, run.images_shown, file) if comparable else None
     if record:  # only now: a run must not widen the limit that it is held to
         add_rows(file, pd.DataFrame([run.row()]), KEY)
     verdict = run.verdict

@@ -364,9 +364,12 @@ def squeezing(discriminator):
         (lambda g, d, x: (g.eval(), d, x), "The generator is in evaluation mode"),
         (lambda g, d, x: (g, d.eval(), x), "The discriminator is in evaluation mode"),
         (lambda g, d, x: (g, nn.Sequential(d, nn.Sigmoid()), x), "contains the sigmoid"),
+        (lambda g, d, x: (g, nn.Sequential(d, nn.Sigmoid(), nn.Flatten()), x), "contains the sigmoid"),
         (lambda g, d, x: (nn.Sequential(g, nn.Tanh()), d, x), "ends in Tanh"),
+        (lambda g, d, x: (nn.Sequential(g, nn.Tanh(), nn.Flatten()), d, x), "ends in Tanh"),
+        (lambda g, d, x: (nn.Sequential(g, nn.Unflatten(1, (2, 3)), nn.Flatten()), d, -x), "values are negative"),
         (lambda g, d, x: (g, squeezing(d), x), r"scores are \(4,\), expected \(4, 1\)"),
-        (lambda g, d, x: (nn.Linear(8, WIDTH), d, x), r"does not accept seeds of shape \(4, 3\)"),
+        (lambda g, d, x: (nn.Linear(8, WIDTH), d, x), r"fails on seeds of shape \(4, 3\)"),
         (lambda g, d, x: (nn.Linear(NOISE, 5), d, x), r"Real data are \(4, 6\), generated data \(4, 5\)"),
         (lambda g, d, x: (g, d, x[:0]), "no images"),
         (lambda g, d, x: (nn.Sequential(g, nn.Tanh()), d, x[:0]), "no images"),
@@ -393,9 +396,23 @@ def test_a_count_below_one_is_named(name):
         train_tiny(make_players(), real_images(), **{name: 0})
 
 
-@pytest.mark.parametrize("targets", [torch.arange(10) % 2, torch.eye(2)[[0, 1]], torch.zeros(10, 2)])
-def test_targets_that_are_not_one_hot_are_named(targets):
-    with pytest.raises(ValueError, match=r"expected \(10, 10\), in each row one 1"):
+TWO_HALVES = torch.full((10, 2), 0.5)  # each row adds up to 1
+TOO_MUCH = torch.tensor([[2.0, -1.0]] * 10)
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (torch.arange(10) % 2, r"targets are \(10,\), expected a row for each of 10 images"),
+        (torch.eye(2)[[0, 1]], r"targets are \(2, 2\), expected a row for each of 10 images"),
+        (torch.zeros(10, 2), "not one-hot"),
+        (torch.ones(10, 2), "not one-hot"),
+        (TWO_HALVES, "not one-hot"),
+        (TOO_MUCH, "not one-hot"),
+    ],
+)
+def test_targets_that_are_not_one_hot_are_named(targets, message):
+    with pytest.raises(ValueError, match=message):
         train_tiny(make_players(2), real_images(), targets=targets)
 
 

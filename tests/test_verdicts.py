@@ -34,6 +34,7 @@ def make_run(frechet=12.0, seed=0, **other):
     verdict = Verdict(frechet, **numbers, coverage=0.5, nearness=0.9, copies=0.0)
     data = MnistDataset.from_arrays(np.array([1], np.uint8), np.zeros((1, 784), np.uint8), "tiny")
     settings = {"gan": "first try", "train_data": data, "images_shown": 600, "seconds": 1.26} | other
+    settings = {"judged": verdicts.IMAGES} | settings
     return GanRun(
         generator=nn.Linear(NOISE, 784), discriminator=nn.Linear(784, 1), verdict=verdict, seed=seed, **settings
     )
@@ -92,7 +93,7 @@ def test_the_generator_keeps_its_mode_and_its_running_means(training):
     generator = make_generator().train(training)
     before = {name: value.clone() for name, value in generator.state_dict().items()}
     make_images(generator, NOISE, count=20)
-    with pytest.raises(ValueError, match=r"does not accept seeds of shape \(20, 4\)"):
+    with pytest.raises(ValueError, match=r"fails on seeds of shape \(20, 4\)"):
         make_images(generator, NOISE + 1, count=20)
     assert all(layer.training == training for layer in generator.modules())
     assert all(torch.equal(value, before[name]) for name, value in generator.state_dict().items())
@@ -142,6 +143,16 @@ def test_a_run_is_recorded_once_and_again_in_its_own_place(tmp_path):
 def test_without_record_nothing_is_written(tmp_path):
     report_gan(make_run(), file=tmp_path / "gans.csv")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_verdict_of_fewer_images_is_neither_recorded_nor_held_to_a_limit(file, shell):
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match=r"first try: 2,000 images were judged. Only verdicts of 10,000"):
+        report_gan(make_run(judged=2_000), record=True, file=file)
+    assert file.read_bytes() == before
+    with capture_output() as captured:
+        report_gan(make_run(5_000.0, judged=2_000), file=file)
+    assert captured.outputs[0].metadata["gan_tutorial"]["limit"] is None
 
 
 def test_a_failed_write_leaves_the_old_file_whole(file):
