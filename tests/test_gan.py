@@ -397,7 +397,7 @@ def test_a_count_below_one_is_named(name):
 
 
 TWO_HALVES = torch.full((10, 2), 0.5)  # each row adds up to 1
-TOO_MUCH = torch.tensor([[2.0, -1.0]] * 10)
+ONE_AND_MORE = torch.tensor([[1.0, 0.5]] * 10)
 
 
 @pytest.mark.parametrize(
@@ -408,7 +408,7 @@ TOO_MUCH = torch.tensor([[2.0, -1.0]] * 10)
         (torch.zeros(10, 2), "not one-hot"),
         (torch.ones(10, 2), "not one-hot"),
         (TWO_HALVES, "not one-hot"),
-        (TOO_MUCH, "not one-hot"),
+        (ONE_AND_MORE, "not one-hot"),
     ],
 )
 def test_targets_that_are_not_one_hot_are_named(targets, message):
