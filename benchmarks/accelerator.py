@@ -1,4 +1,4 @@
-"""Measure what notebook 04 compares, and keep it in results/accelerator.csv: python benchmarks/accelerator.py --help.
+"""Measure what notebook 04 compares and keep it in results/accelerator.csv: python benchmarks/accelerator.py --help.
 
 Each case is measured on the CPU and, where there is one, on an accelerator. PyTorch's benchmark timer waits for the
 device; the ways that are compared take turns, so that a busy moment of the machine hits them all, and the median of
@@ -28,7 +28,7 @@ from torch.utils.benchmark import Timer
 from gan_tutorial.data import MnistDataset, load_mnist, replacing
 from gan_tutorial.device import choose_device, set_seed
 from gan_tutorial.network import ANN
-from gan_tutorial.study import RESULTS
+from gan_tutorial.records import RESULTS
 
 COLUMNS = ["case", "method", "device_type", "device_name", "x", "value", "unit", "torch", "python", "date"]
 CPU = torch.device("cpu")
@@ -55,7 +55,7 @@ QUICK = Effort(turns=3, seconds=0.002, largest_matrix=128, largest_batch=64)
 
 
 class Recorder:
-    """The rows measured so far, in the form of results/accelerator.csv."""
+    """The rows measured so far, in the form of gan_tutorial/results/accelerator.csv."""
 
     def __init__(self) -> None:
         self.rows: list[dict] = []

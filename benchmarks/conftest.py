@@ -15,7 +15,7 @@ from benchmarks.loops import PandasDigits, Run
 from benchmarks.rows import COLUMNS, write_rows
 from gan_tutorial.data import MnistDataset, csv_file, load_mnist
 
-RESULTS = Path(__file__).parents[1] / "results" / "bench.csv"
+BENCH = Path(__file__).parent / "bench.csv"
 
 
 @pytest.fixture(scope="session")
@@ -41,10 +41,10 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 @pytest.fixture(scope="session")
 def rows(pytestconfig: pytest.Config) -> Iterator[list[dict]]:
-    """The rows of this run; at the end they replace those of the same cases in ``results/bench.csv``."""
+    """The rows of this run; at the end they replace those of the same cases in ``benchmarks/bench.csv``."""
     found: list[dict] = []
     yield found
-    write_rows(RESULTS, pd.DataFrame(found, columns=COLUMNS))
+    write_rows(BENCH, pd.DataFrame(found, columns=COLUMNS))
 
 
 @pytest.fixture

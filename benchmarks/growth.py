@@ -1,6 +1,6 @@
 """How cost grows with work: time and memory of `train` by images shown, and of `MnistDataset` by rows.
 
-Every point is a process of its own, so that its peak memory is its own. Written to ``results/growth.csv`` and drawn in
+Every point is a process of its own, so that its peak memory is its own. Written to ``growth.csv`` and drawn in
 ``docs/pictures/growth.png``; run by ``make bench``.
 """
 
@@ -107,7 +107,7 @@ def main() -> None:
     """Measure everything, write the rows and draw them."""
     with tempfile.TemporaryDirectory() as folder:
         rows = pd.DataFrame([measured(what, size, Path(folder)) for what, sizes in SIZES.items() for size in sizes])
-    rows.to_csv(ROOT / "results" / "growth.csv", index=False)
+    rows.to_csv(ROOT / "benchmarks" / "growth.csv", index=False)
     draw(rows).savefig(ROOT / "docs" / "pictures" / "growth.png", dpi=110)
 
 

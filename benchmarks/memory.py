@@ -1,4 +1,4 @@
-"""How much memory each notebook holds at most: run the course, watch its kernels, write ``results/memory.csv``.
+"""How much memory each notebook holds at most: run the course, watch its kernels, write ``benchmarks/memory.csv``.
 
 ``python -m benchmarks.memory full`` takes as long as ``make notebooks``; ``quick`` is the other profile. Linux only:
 there the system keeps the peak of each process, so nothing is missed between two looks.
@@ -48,7 +48,7 @@ def watch(command: list[str]) -> dict[str, float]:
 if __name__ == "__main__":
     profile = sys.argv[1] if len(sys.argv) > 1 else "quick"
     with tempfile.TemporaryDirectory() as folder:
-        run_course = [sys.executable, "-m", "gan_tutorial.cli", "run", "--profile", profile]
+        run_course = [sys.executable, "-m", "gan_tutorial.tools.cli", "run", "--profile", profile]
         measured = watch(sys.argv[2:] or [*run_course, "--output", folder])
     rows = [{"notebook": name, "profile": profile, "peak_mb": round(measured[name])} for name in sorted(measured)]
-    pd.DataFrame([row | conditions() for row in rows]).to_csv(ROOT / "results" / "memory.csv", index=False)
+    pd.DataFrame([row | conditions() for row in rows]).to_csv(ROOT / "benchmarks" / "memory.csv", index=False)

@@ -1,4 +1,4 @@
-"""The rows of ``results/bench.csv``, and the figure drawn from them."""
+"""The rows of ``benchmarks/bench.csv``, and the figure drawn from them."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+
+from gan_tutorial.records import RESULTS
 
 ROOT = Path(__file__).parents[1]
 KEY = ["case", "method", "against", "threads"]
@@ -91,7 +93,7 @@ def course_row(rows: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:
     row |= {"seconds": seconds, "against_seconds": against, "ratio": seconds / against, "target": 1 / 4, "rounds": 0}
     row |= {name: float("nan") for name in ("seconds_q1", "seconds_q3", "ratio_q1", "ratio_q3")}
     row["note"] = (
-        f"seconds of notebooks 00 to 11 in results/times.csv, added up and divided by the {jobs} that run at once, "
+        f"seconds of notebooks 00 to 11 in times.csv, added up and divided by the {jobs} that run at once, "
         f"against {images:,} images one after the other at the loop's time an image"
     )
     return pd.DataFrame([row])
@@ -99,8 +101,8 @@ def course_row(rows: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> None:
     """Add the computed row and draw the figure."""
-    file = ROOT / "results" / "bench.csv"
-    write_rows(file, course_row(pd.read_csv(file), pd.read_csv(ROOT / "results" / "times.csv")))
+    file = ROOT / "benchmarks" / "bench.csv"
+    write_rows(file, course_row(pd.read_csv(file), pd.read_csv(RESULTS / "times.csv")))
     draw(pd.read_csv(file)).savefig(ROOT / "docs" / "pictures" / "bench.png", dpi=110)
 
 

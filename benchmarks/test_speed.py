@@ -13,7 +13,7 @@ import torch
 from benchmarks import loops
 from benchmarks.by_hand import rank_one_step
 from gan_tutorial.data import IDX_NAMES, MnistDataset, cache_folder, csv_file, load_mnist
-from gan_tutorial.study import SEEDED, VARIANTS
+from gan_tutorial.recipes import SEEDED, VARIANTS
 from gan_tutorial.training import train
 
 pytestmark = pytest.mark.timeout(0)  # a slow machine is no failure

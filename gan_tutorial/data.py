@@ -13,7 +13,6 @@ from functools import cached_property, partial
 from importlib import resources
 from pathlib import Path
 from threading import Thread
-from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -25,9 +24,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from gan_tutorial import plots
+from gan_tutorial._sources import FOLDER_VARIABLE, DataError, cache_folder, cannot_write, replacing
 
 PIXELS, DIGITS = 784, 10
-FOLDER_VARIABLE, CACHE_VARIABLE = "GAN_TUTORIAL_DATA", "GAN_TUTORIAL_CACHE"
 SOURCES = ("auto", "folder", "cache", "download", "sample")
 PARTS = ("train", "test")
 IDX_NAMES = {
@@ -53,10 +52,6 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # spreadsheets begin their CSV files with it
 PIXEL_CELLS = frozenset(b"%d" % value for value in range(256))
 CSV_ADVICE = "Each line is a label 0-9 and then 784 pixels 0-255, whole numbers separated by commas."
 FETCH_ADVICE = "Delete it and get it again, for example with `gan-tutorial data --fetch`."
-
-
-class DataError(Exception):
-    """What is wrong with the data, where, what was expected, and what to do."""
 
 
 class MnistDataset(torch.utils.data.Dataset):
@@ -276,36 +271,7 @@ def csv_chunks(dataset: MnistDataset, size: int = 5_000) -> Iterator[bytes]:
         yield cells.tobytes().replace(b"\0", b"")  # numpy fills short cells up with zero bytes
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that takes the name ``path`` only when it is complete."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with unfinished.open("wb") as file:
-                yield file
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as problem:
-        raise cannot_write(path.parent, problem) from None
-
-
-def cannot_write(folder: Path, problem: OSError) -> DataError:
-    """Return the error for a folder that cannot be written."""
-    return DataError(
-        f"The folder {folder} cannot be written ({problem.strerror or problem}). If it is the cache, name another one "
-        f"in the environment variable {CACHE_VARIABLE}."
-    )
-
-
 # ---- fetching --------------------------------------------------------------------------------------------------
-
-
-def cache_folder() -> Path:
-    """Return the folder for downloads: ``GAN_TUTORIAL_CACHE``, or the system's usual place for caches."""
-    return Path(os.environ.get(CACHE_VARIABLE) or pooch.os_cache("gan_tutorial")).expanduser()
 
 
 def fetch(

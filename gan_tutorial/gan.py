@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from gan_tutorial.training import ProgressLine
+from gan_tutorial.training import SHOW_EVERY, check_counts, progress_bar, show_loss
 
 # The small first beta forgets quickly: yesterday's opponent is no guide (Radford et al. 2015, arXiv:1511.06434).
 adam = partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999), fused=True)
@@ -189,13 +189,6 @@ def check_scores(scores: Tensor, count: int) -> None:
             f"The discriminator's scores are {tuple(scores.shape)}, expected ({count}, 1). "
             "Let it end in nn.Linear(..., 1), and do not squeeze the result."
         )
-
-
-def check_counts(**counts: int) -> None:
-    """Raise a ValueError that names the first count below 1."""
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be 1 or more.")
 
 
 def check_players(generator: nn.Module, discriminator: nn.Module, images: Tensor, loss_function: nn.Module) -> None:
@@ -385,18 +378,20 @@ def train_gan(
     players = Players(generator, discriminator, *optimizers, loss, *penalties, relativistic, schedulers)
     stream = shuffled(len(images), batch_size, torch.Generator().manual_seed(seed))
     noise = torch.Generator().manual_seed(seed + 1)
-    line = ProgressLine(epochs * images_per_epoch, quiet, label="discriminator loss")
     history: list[Round] = []
     losses: list[float] = []
-    for epoch in range(epochs):
-        check_players(generator, discriminator, images, loss)  # `after_epoch` may have left one in evaluation mode
-        for real, seeds, labels in deal(stream, noise, images, targets, images_per_epoch, noise_width):
-            history.append(players.play(len(history) + 1, real, seeds, labels))
-            losses.append(history[-1].discriminator_loss)
-            line.advance(len(real), losses)
-            if after_round:
-                after_round(history[-1])
-        if after_epoch:
-            after_epoch(epoch + 1)
-    line.finish(losses)
+    with progress_bar(epochs * images_per_epoch, quiet) as bar:
+        for epoch in range(epochs):
+            check_players(generator, discriminator, images, loss)  # `after_epoch` may have left one in evaluation mode
+            for real, seeds, labels in deal(stream, noise, images, targets, images_per_epoch, noise_width):
+                history.append(players.play(len(history) + 1, real, seeds, labels))
+                losses.append(history[-1].discriminator_loss)
+                bar.update(len(real))
+                if len(history) % SHOW_EVERY == 0:
+                    show_loss(bar, losses, "discriminator loss")
+                if after_round:
+                    after_round(history[-1])
+            if after_epoch:
+                after_epoch(epoch + 1)
+        show_loss(bar, losses, "discriminator loss")
     return history

@@ -1,6 +1,6 @@
 """Judging a GAN: a small network that looks at digits, and what to measure with its eyes (notebook 22).
 
-``python -m gan_tutorial.judging`` trains the judge again and writes ``results/judge.safetensors``.
+``python -m gan_tutorial.judging`` trains the judge again and writes ``gan_tutorial/results/judge.safetensors``.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gan_tutorial.data import DIGITS, PIXELS, MnistDataset, load_mnist
 from gan_tutorial.device import set_seed
 
-JUDGE_FILE = Path(__file__).parents[1] / "results" / "judge.safetensors"
+JUDGE_FILE = Path(__file__).parent / "results" / "judge.safetensors"
 FEATURES = 64
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 4, 100, 3e-3
 NEIGHBORS = 5  # k of precision, recall, density and coverage

@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from gan_tutorial import plots
+from gan_tutorial.data import DIGITS, PIXELS
 
-PIXELS, HIDDEN, DIGITS = 784, 200, 10
+HIDDEN = 200
 KEEP_EVERY = 10  # `progress` keeps the loss of every 10th training step
 
 

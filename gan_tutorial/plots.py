@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 FIGURES_VARIABLE = "GAN_TUTORIAL_FIGURES"  # a folder; when set, `show` also saves each figure there
+MARK = "gan_tutorial"  # under this name the metadata of an output hold its note
 RUNNING_MEAN = 200  # kept losses averaged for the line over the faint dots
 
 # One colour per variant, the same in every notebook (Okabe and Ito's palette, safe for colour-blind readers).
@@ -45,8 +46,13 @@ def show(figure: Figure, name: str, alt: str) -> None:
         Path(folder, f"{name}.png").write_bytes(png)
         Path(folder, f"{name}.svg").write_bytes(render(figure, "svg"))
     plt.close(figure)
-    metadata = {"image/png": {"alt": alt}, "gan_tutorial": {"figure": name, "alt": alt}}
-    display({"image/png": png, "text/plain": f"Figure {name}: {alt}"}, metadata=metadata, raw=True)
+    bundle = {"image/png": png, "text/plain": f"Figure {name}: {alt}"}
+    show_marked(bundle, {"figure": name, "alt": alt}, **{"image/png": {"alt": alt}})
+
+
+def show_marked(bundle: Mapping[str, object], note: Mapping[str, object], **metadata: object) -> None:
+    """Display ``bundle`` (MIME type to content) with a note in its metadata, which a run of the course reads."""
+    display(bundle, metadata={MARK: dict(note)} | metadata, raw=True)
 
 
 def render(figure: Figure, file_format: str) -> bytes:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from IPython.display import display
 from torch import Tensor, nn
 
 from gan_tutorial.data import DIGITS, MnistDataset
 from gan_tutorial.gan import draw_noise, generate
 from gan_tutorial.judging import Verdict
-from gan_tutorial.study import RESULTS, add_rows
+from gan_tutorial.plots import show_marked
+from gan_tutorial.records import RESULTS, add_rows
 
 VERDICTS_FILE = RESULTS / "gans.csv"
 SETTINGS = ["gan", "data", "images_shown"]
@@ -90,7 +90,7 @@ class GanRun:
     label_accuracy: float | None = None
 
     def row(self) -> dict[str, object]:
-        """Return the run as a row of ``results/gans.csv``, with the conditions it was made under."""
+        """Return the run as a row of ``gan_tutorial/results/gans.csv``, with the conditions it was made under."""
         values = {name: round(value, 5) for name, value in asdict(self.verdict).items()}
         return {
             "gan": self.gan,
@@ -117,7 +117,7 @@ def parameters(network: nn.Module) -> int:
 
 
 def report_gan(run: GanRun, record: bool = False, file: Path = VERDICTS_FILE) -> None:
-    """Show what the ruler says of a trained GAN, beside what ``results/gans.csv`` records for these settings.
+    """Show what the ruler says of a trained GAN, beside what ``gan_tutorial/results/gans.csv`` records for these settings.
 
     Too far from the real images, what was expected, the usual causes and what to look at are shown first.
 
@@ -149,7 +149,7 @@ def report_gan(run: GanRun, record: bool = False, file: Path = VERDICTS_FILE) ->
         else f"fewer than {FEWEST_SEEDS} seeds are recorded for these settings"
     )
     mark = {"gan": run.gan, "frechet": verdict.frechet, "limit": limit}
-    display({"text/plain": f"{text} ({note})"}, metadata={"gan_tutorial": mark}, raw=True)
+    show_marked({"text/plain": f"{text} ({note})"}, mark)
     if limit and not verdict.frechet <= limit:
         print(UNEXPECTED.format(frechet=verdict.frechet, limit=limit))
         raise AssertionError(f"{text}, but {note}. See the hints above.")

@@ -12,8 +12,10 @@ import nbformat
 import pandas as pd
 import pytest
 
+from gan_tutorial.records import RESULTS
+
 ROOT = Path(__file__).parents[1]
-SCRIPT, RECORDED = ROOT / "benchmarks" / "accelerator.py", ROOT / "results" / "accelerator.csv"
+SCRIPT, RECORDED = ROOT / "benchmarks" / "accelerator.py", RESULTS / "accelerator.csv"
 COLUMNS = ["case", "method", "device_type", "device_name", "x", "value", "unit", "torch", "python", "date"]
 UNITS = {
     "matrix_product": {"s"},

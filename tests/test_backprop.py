@@ -9,7 +9,7 @@ from torch import nn
 from gan_tutorial.backprop import ClosedForm, closed_form_step, layer_norm_backward
 from gan_tutorial.device import set_seed
 from gan_tutorial.network import ANN
-from gan_tutorial.study import SEEDED, VARIANTS
+from gan_tutorial.recipes import SEEDED, VARIANTS
 from gan_tutorial.training import train
 
 relu = partial(nn.LeakyReLU, 0.02)

@@ -13,9 +13,9 @@ from benchmarks import loops, rows
 from benchmarks.by_hand import BACKWARD, rank_one_step
 from gan_tutorial.data import write_csv
 from gan_tutorial.device import set_seed
-from gan_tutorial.study import SEEDED, VARIANTS
+from gan_tutorial.recipes import SEEDED, VARIANTS
 
-BENCH = Path(__file__).parents[1] / "results" / "bench.csv"
+BENCH = Path(__file__).parents[1] / "benchmarks" / "bench.csv"
 
 
 def test_every_variant_has_an_opponent():

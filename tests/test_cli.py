@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from gan_tutorial.cli import main
+from gan_tutorial.tools.cli import main
 
 HEAVY = ("torch", "pandas", "numpy", "matplotlib", "papermill", "nbformat", "sklearn", "pooch")
 
@@ -24,11 +24,11 @@ def median_seconds(*arguments):
 
 
 def test_help_answers_within_half_a_second_of_bare_python():
-    assert median_seconds("-m", "gan_tutorial.cli", "--help") - median_seconds("-c", "pass") < 0.5
+    assert median_seconds("-m", "gan_tutorial.tools.cli", "--help") - median_seconds("-c", "pass") < 0.5
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed():
-    code = f"import sys, gan_tutorial.cli as c; c.make_parser(); print([m for m in {HEAVY} if m in sys.modules])"
+    code = f"import sys, gan_tutorial.tools.cli as c; c.make_parser(); print([m for m in {HEAVY} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gan_tutorial import doctor
-from gan_tutorial.doctor import Check
+from gan_tutorial.tools import doctor
+from gan_tutorial.tools.doctor import Check
 
 ELSEWHERE = Path("elsewhere").absolute()
 
@@ -146,7 +146,7 @@ def test_the_kernels_that_nb_conda_kernels_adds_are_offered_too(tmp_path):
         "class CondaKernelSpecManager:\n"
         f"    def get_all_specs(self):\n        return {{'conda-env-other-py': {{'spec': {spec!r}}}}}\n"
     )
-    code = "import json; from gan_tutorial import doctor; print(json.dumps(sorted(doctor.kernel_specs())))"
+    code = "import json; from gan_tutorial.tools import doctor; print(json.dumps(sorted(doctor.kernel_specs())))"
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "JUPYTER_PATH": str(tmp_path)}
     output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True).stdout
     assert {"conda-env-other-py", "python3"} <= set(json.loads(output))
@@ -342,5 +342,5 @@ def test_a_check_that_breaks_is_reported_and_the_rest_still_run(capsys):
 
 
 def test_importing_the_doctor_does_not_import_pytorch():
-    code = "import sys, gan_tutorial.doctor; sys.exit('torch' in sys.modules)"
+    code = "import sys, gan_tutorial.tools.doctor; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -21,13 +21,18 @@ def pyproject():
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
+def required():
+    """What is required of pip: the package's own requirements, and the extras that ``make`` installs."""
+    extras = pyproject()["optional-dependencies"]
+    return [*pyproject()["dependencies"], *extras["tools"], *extras["test"]]
+
+
 def conda():
     return yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
 
 
 def test_conda_and_pip_name_the_same_packages_and_bounds():
-    project = pyproject()
-    wanted = dict(split(r) for r in project["dependencies"] + project["optional-dependencies"]["test"])
+    wanted = dict(map(split, required()))
     wanted = {CONDA_NAMES.get(name, name): bound for name, bound in wanted.items() if name not in PIP_ONLY}
     found = dict(split(r) for r in conda()["dependencies"])
     assert {name: bound for name, bound in found.items() if name not in CONDA_ONLY} == wanted
@@ -50,8 +55,7 @@ def test_only_conda_forge_is_used():
 def test_constraints_pin_every_package_at_or_above_its_bound():
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = {n.lower().replace("_", "-"): v for n, v in (x.split("==") for x in lines if "==" in x)}
-    project = pyproject()
-    for requirement in project["dependencies"] + project["optional-dependencies"]["test"]:
+    for requirement in required():
         name, bound = split(requirement)
         pinned = tuple(int(part) for part in re.findall(r"\d+", pins[name.lower().replace("_", "-")]))
         assert pinned >= tuple(int(part) for part in bound.split(".")), requirement

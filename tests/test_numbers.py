@@ -7,8 +7,9 @@ import nbformat
 import pandas as pd
 import pytest
 
-from gan_tutorial.outputs import marks
-from gan_tutorial.study import FACTORIAL, RESULTS, SETTINGS, band
+from gan_tutorial.recipes import FACTORIAL
+from gan_tutorial.records import RESULTS, SETTINGS, band
+from gan_tutorial.tools.outputs import marks
 from gan_tutorial.verdicts import read_rows
 
 ROOT = Path(__file__).parents[1]

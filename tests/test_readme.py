@@ -6,8 +6,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from gan_tutorial.outputs import about, fill_readme, marks, read_times, running_time
-from gan_tutorial.tasks import NOTEBOOKS
+from gan_tutorial.tools.outputs import about, fill_readme, marks, read_times, running_time
+from gan_tutorial.tools.tasks import NOTEBOOKS
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))

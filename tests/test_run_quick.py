@@ -14,7 +14,7 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 @pytest.fixture(scope="module")
 def quick_run(tmp_path_factory):
     output = tmp_path_factory.mktemp("quick")
-    command = [sys.executable, "-m", "gan_tutorial.cli", "run", "--profile", "quick", "--data", "sample"]
+    command = [sys.executable, "-m", "gan_tutorial.tools.cli", "run", "--profile", "quick", "--data", "sample"]
     result = subprocess.run([*command, "--output", str(output)], capture_output=True, text=True, check=False)
     return output, result
 

@@ -13,12 +13,12 @@ import nbformat
 import psutil
 import pytest
 
-from gan_tutorial import outputs, runner
 from gan_tutorial.data import load_mnist
-from gan_tutorial.tasks import NOTEBOOKS, RunError, Settings, choose_notebooks, make_tasks
+from gan_tutorial.tools import outputs, runner
+from gan_tutorial.tools.tasks import NOTEBOOKS, RunError, Settings, choose_notebooks, make_tasks
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-COMMAND = [sys.executable, "-m", "gan_tutorial.cli", "run"]
+COMMAND = [sys.executable, "-m", "gan_tutorial.tools.cli", "run"]
 FIGURE = """import matplotlib.pyplot as plt
 from gan_tutorial.plots import show
 figure, axes = plt.subplots(figsize=(2, 2))

@@ -12,23 +12,20 @@ import torch
 from distributed import Client, LocalCluster
 from torch import nn
 
-from gan_tutorial import study
-from gan_tutorial.cli import main
-from gan_tutorial.study import (
-    FACTORIAL,
-    IMPROVEMENTS,
+from gan_tutorial.recipes import FACTORIAL, IMPROVEMENTS, SEEDED, VARIANTS
+from gan_tutorial.records import (
     KEY,
     RESULTS,
-    SEEDED,
     SETTINGS,
-    VARIANTS,
     add_rows,
+    expected_accuracy,
     finished_runs,
     read_runs,
-    run_study,
     write_bands,
 )
-from gan_tutorial.training import expected_accuracy
+from gan_tutorial.tools import study
+from gan_tutorial.tools.cli import main
+from gan_tutorial.tools.study import run_study
 
 TINY = {"source": "sample", "epochs": 2, "images_per_epoch": 50}
 RESULT = [*KEY, "epoch", "accuracy", "loss"]  # what a run gives wherever it is trained
@@ -151,7 +148,7 @@ def test_read_runs_tells_what_is_recorded(tmp_path):
 def test_a_killed_study_goes_on_and_loses_or_doubles_nothing(tmp_path):
     file = tmp_path / "study.csv"
     command = (
-        "from pathlib import Path; from gan_tutorial.study import run_study; import sys; "
+        "from pathlib import Path; from gan_tutorial.tools.study import run_study; import sys; "
         "run_study(Path(sys.argv[1]), 'sample', [0, 1, 2], epochs=2, images_per_epoch=200)"
     )
     study = subprocess.Popen([sys.executable, "-c", command, str(file)])

@@ -6,15 +6,8 @@ import torch
 from gan_tutorial.data import MnistDataset
 from gan_tutorial.device import set_seed
 from gan_tutorial.network import ANN
-from gan_tutorial.training import (
-    batches,
-    evaluate,
-    expected_accuracy,
-    images_per_epoch_of_profile,
-    predict,
-    report_accuracy,
-    train,
-)
+from gan_tutorial.records import expected_accuracy, report_accuracy
+from gan_tutorial.training import batches, evaluate, images_per_epoch_of_profile, predict, train
 
 BANDS = """variant,data,epochs,images_per_epoch,low,high,origin
 baseline,tiny,4,60000,0.4,0.6,made up for this test
@@ -102,11 +95,12 @@ def test_network_and_data_on_different_devices_are_refused():
         train(ANN().to("meta"), tiny_dataset([1]))
 
 
-def test_plain_progress_lines_come_every_10000_steps(sample, capsys):
-    train(ANN(), sample[0], epochs=1, images_per_epoch=20_000, fast=True)
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2
-    assert "20,000 of 20,000 images" in lines[1]
+def test_the_progress_line_ends_with_all_images_and_the_mean_of_the_last_hundred_losses(sample, capsys):
+    network = ANN()
+    train(network, sample[0], epochs=2, images_per_epoch=2_000)
+    last = capsys.readouterr().out.rstrip("\n").split("\r")[-1].rstrip()
+    mean = sum(network.progress[-100:]) / 100
+    assert last == f"{'█' * 20} 4,000 of 4,000 images, loss {mean:.4f} (mean of the last 100 kept)"
 
 
 @pytest.mark.parametrize(("profile", "images"), [("full", 60_000), ("quick", 1_500)])

@@ -169,7 +169,7 @@ def test_a_killed_recording_leaves_whole_rows_and_can_go_on(tmp_path):
         "import sys; from pathlib import Path; from test_verdicts import make_run, report_gan\n"
         "for seed in range(100_000): report_gan(make_run(10.0, seed), record=True, file=Path(sys.argv[1]))"
     )
-    folder = str(verdicts.RESULTS.parent / "tests")
+    folder = Path(__file__).parent
     writer = subprocess.Popen([sys.executable, "-c", command, str(file)], cwd=folder, stdout=subprocess.DEVNULL)
     while writer.poll() is None and not file.exists():
         time.sleep(0.02)

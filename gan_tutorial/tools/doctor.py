@@ -256,7 +256,7 @@ def run_steps() -> None:
 
 def check_in_child(timeout: float = 120, environment: Mapping[str, str] | None = None) -> Iterator[Check]:
     """Run the steps in a child process; when it dies, or takes longer than ``timeout`` seconds, say in which step."""
-    command = [sys.executable, "-c", "from gan_tutorial.doctor import run_steps; run_steps()"]
+    command = [sys.executable, "-c", "from gan_tutorial.tools.doctor import run_steps; run_steps()"]
     try:
         child = subprocess.run(command, capture_output=True, timeout=timeout, env=environment)
         output, death = child.stdout, cause_of_death(child.returncode, child.stderr.decode(errors="replace"))

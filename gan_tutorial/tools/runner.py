@@ -17,8 +17,8 @@ import psutil
 from nbformat import NotebookNode
 from tqdm import tqdm
 
-from gan_tutorial.outputs import keep
-from gan_tutorial.tasks import RunError, Settings, Task
+from gan_tutorial.tools.outputs import keep
+from gan_tutorial.tools.tasks import RunError, Settings, Task
 
 
 class Board:
@@ -98,7 +98,7 @@ class Processes:
             if self.stopping:
                 raise RunError("The run was stopped.")
             worker = subprocess.Popen(
-                [sys.executable, "-m", "gan_tutorial.worker"],
+                [sys.executable, "-m", "gan_tutorial.tools.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

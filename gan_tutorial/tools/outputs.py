@@ -15,10 +15,12 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from gan_tutorial.tasks import NOTEBOOKS, Settings, Task
+from gan_tutorial.plots import MARK
+from gan_tutorial.records import RESULTS
+from gan_tutorial.tools.tasks import NOTEBOOKS, Settings, Task
 
-README = Path(__file__).parents[1] / "README.md"
-TIMES = Path(__file__).parents[1] / "results" / "times.csv"
+README = Path(__file__).parents[2] / "README.md"
+TIMES = RESULTS / "times.csv"
 DATA_SHA256 = {  # `MnistDataset.sha256` of the training images, by the name of the data
     "MNIST": "a454de301763d749ccfd1ebb5add77d549bcd2125320df72efaa88e014fca0f0",
     "MNIST sample": "9d79f8acfa60994da6a5110ad5c7657095d09db20f8eccddf348fb9d6944f25e",
@@ -71,11 +73,11 @@ def join_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
 def marks(notebook: NotebookNode) -> list[tuple[int, NotebookNode, dict[str, Any]]]:
     """Return (cell number, cell, note) for each output with a note of `show`, `report_accuracy` or `report_gan`."""
     return [
-        (number, cell, dict(output.metadata["gan_tutorial"]))
+        (number, cell, dict(output.metadata[MARK]))
         for number, cell in enumerate(notebook.cells, start=1)
         if cell.cell_type == "code"
         for output in cell.outputs
-        if "gan_tutorial" in output.get("metadata", {})
+        if MARK in output.get("metadata", {})
     ]
 
 
@@ -160,7 +162,7 @@ def put_back(tasks: list[Task], output: Path, times: Path = TIMES) -> None:
 
 
 def record_times(tasks: list[Task], settings: Settings, file: Path = TIMES) -> None:
-    """Keep how long each notebook took, with the conditions, as rows of ``results/times.csv``."""
+    """Keep how long each notebook took, with the conditions, as rows of ``gan_tutorial/results/times.csv``."""
     conditions = {
         "data": settings.data_name,
         "device": settings.device,
@@ -182,7 +184,7 @@ def record_times(tasks: list[Task], settings: Settings, file: Path = TIMES) -> N
 
 
 def read_times(file: Path = TIMES) -> list[dict[str, Any]]:
-    """Return the rows of ``results/times.csv``."""
+    """Return the rows of ``gan_tutorial/results/times.csv``."""
     if not file.exists():
         return []
     with file.open(encoding="utf-8", newline="") as lines:

@@ -36,7 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="command")
     add_run(commands.add_parser("run", help="run the notebooks"))
     add_data(commands.add_parser("data", help="fetch, verify or find the MNIST files"))
-    add_study(commands.add_parser("study", help="train every variant over several seeds into results/study.csv"))
+    add_study(commands.add_parser("study", help="train every variant over several seeds into study.csv"))
     doctor = commands.add_parser("doctor", help="check this installation")
     doctor.add_argument("--json", action="store_true", help="the same as JSON, for a bug report")
     doctor.set_defaults(command=lambda options: doctor_command(options.json))
@@ -54,7 +54,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, mps or xpu (default: cpu)")
     parser.add_argument("--timeout", type=positive, default=3600, help="seconds that a cell may take (default: 3600)")
     parser.add_argument("--notebooks", type=Path, help="folder with the notebooks (default: the course's)")
-    parser.add_argument("--record", action="store_true", help="keep the times in results/times.csv")
+    parser.add_argument("--record", action="store_true", help="keep the times in times.csv")
     parser.add_argument("--in-place", action="store_true", help="also put the outputs into the notebooks themselves")
     parser.set_defaults(command=run_command)
 
@@ -68,10 +68,10 @@ def positive(text: str) -> int:
 
 def run_command(options: argparse.Namespace) -> int:
     """Run notebooks; return 1 if one of them failed."""
-    from gan_tutorial import outputs, runner
     from gan_tutorial.data import notice, resolve_source
     from gan_tutorial.device import choose_device
-    from gan_tutorial.tasks import NOTEBOOKS, RunError, Settings, choose_notebooks, make_tasks
+    from gan_tutorial.tools import outputs, runner
+    from gan_tutorial.tools.tasks import NOTEBOOKS, RunError, Settings, choose_notebooks, make_tasks
     from gan_tutorial.training import IMAGES_PER_EPOCH
 
     if options.in_place and options.parameters:
@@ -134,7 +134,7 @@ def data_command(options: argparse.Namespace) -> int:
 
 def doctor_command(as_json: bool) -> int:
     """Check the installation."""
-    from gan_tutorial import doctor
+    from gan_tutorial.tools import doctor
 
     return doctor.main(as_json)
 
@@ -153,21 +153,23 @@ def add_study(parser: argparse.ArgumentParser) -> None:
 
 def study_command(options: argparse.Namespace) -> int:
     """Add the runs that are missing to the study, and bring the bands up to date."""
-    from gan_tutorial import study
-    from gan_tutorial.training import BANDS_FILE, IMAGES_PER_EPOCH
+    from gan_tutorial.recipes import FACTORIAL, SEEDED
+    from gan_tutorial.records import BANDS_FILE, RESULTS, write_bands
+    from gan_tutorial.tools.study import run_study
+    from gan_tutorial.training import IMAGES_PER_EPOCH
 
-    file = study.RESULTS / "study.csv"
-    study.run_study(
+    file = RESULTS / "study.csv"
+    run_study(
         file,
         options.data,
         range(options.seeds or (1 if options.factorial else 5)),
         epochs=4,
         images_per_epoch=IMAGES_PER_EPOCH[options.profile],
         jobs=options.jobs,
-        variants=study.FACTORIAL if options.factorial else study.SEEDED,
+        variants=FACTORIAL if options.factorial else SEEDED,
         scheduler=options.scheduler,
     )
-    study.write_bands(file, BANDS_FILE)
+    write_bands(file, BANDS_FILE)
     return 0
 
 

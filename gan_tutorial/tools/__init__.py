@@ -1,0 +1,1 @@
+"""The command `gan-tutorial`: what runs, checks and fetches; notebooks import none of it."""
