@@ -117,7 +117,7 @@ def parameters(network: nn.Module) -> int:
 
 
 def report_gan(run: GanRun, record: bool = False, file: Path = VERDICTS_FILE) -> None:
-    """Show what the ruler says of a trained GAN, beside what ``gan_tutorial/results/gans.csv`` records for these settings.
+    """Show what the ruler says of a trained GAN, beside what ``gans.csv`` records for these settings.
 
     Too far from the real images, what was expected, the usual causes and what to look at are shown first.
 
