@@ -15,26 +15,18 @@ def best_device() -> torch.device:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Return the device called ``name``; ``"auto"`` means `best_device`.
-
-    Raises:
-        ValueError: ``name`` is no device, or this machine does not have it; says which it has.
-    """
+    """Return the device called ``name``, or for ``"auto"`` the `best_device`; a ValueError says which there are."""
     if name == "auto":
         return best_device()
-    choices = ", ".join(["auto", *available_devices()])
+    choices = f"Choose one of: {', '.join(['auto', *available_devices()])}."
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"There is no device called {name!r}. Choose one of: {choices}.") from None
-    if device.type not in available_devices() or (device.index or 0) >= device_count(device.type):
-        raise ValueError(f"This machine has no device {name!r}. Choose one of: {choices}.")
+        raise ValueError(f"There is no device called {name!r}. {choices}") from None
+    count = 1 if device.type == "cpu" else torch.accelerator.device_count()
+    if device.type not in available_devices() or (device.index or 0) >= count:
+        raise ValueError(f"This machine has no device {name!r}. {choices}")
     return device
-
-
-def device_count(device_type: str) -> int:
-    """Return how many devices of this type there are; a CPU counts as one."""
-    return 1 if device_type == "cpu" else torch.accelerator.device_count()
 
 
 def set_seed(seed: int) -> None:

@@ -1,7 +1,8 @@
-"""Numbers in, figures out: every chart of the course, and `show`, the one call that displays them."""
+"""Numbers in, figures out: the charts of the course, `show`, which displays them, and the line of progress."""
 
 import io
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
+from tqdm import tqdm
 
 FIGURES_VARIABLE = "GAN_TUTORIAL_FIGURES"  # a folder; when set, `show` also saves each figure there
 MARK = "gan_tutorial"  # under this name the metadata of an output hold its note
@@ -62,6 +64,19 @@ def render(figure: Figure, file_format: str) -> bytes:
     with mpl.rc_context({"svg.hashsalt": "gan_tutorial"}):
         figure.savefig(buffer, format=file_format, dpi=100, metadata=undated)
     return buffer.getvalue()
+
+
+def progress_bar(images: int, quiet: bool = False) -> tqdm:
+    """Return a line that counts images, without times, so that what a stored notebook keeps can be repeated."""
+    form = "{bar:20} {n:,} of {total:,} images{postfix}"
+    return tqdm(total=images, file=sys.stdout, disable=quiet, bar_format=form, ncols=120, mininterval=0.5)
+
+
+def show_loss(bar: tqdm, losses: Sequence[float], label: str = "loss") -> None:
+    """Write the mean of the last 100 kept losses behind the bar."""
+    if recent := losses[-100:]:
+        text = f"{label} {sum(recent) / len(recent):.4f} (mean of the last {len(recent)} kept)"
+        bar.set_postfix_str(text, refresh=False)
 
 
 def running_mean(values: ArrayLike, window: int = RUNNING_MEAN) -> np.ndarray:

@@ -1,17 +1,16 @@
 """Training and validation (notebook 03; used from 05 on)."""
 
 import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from gan_tutorial.backprop import closed_form_step
 from gan_tutorial.data import MnistDataset
 from gan_tutorial.network import ANN
+from gan_tutorial.plots import progress_bar, show_loss
 
 PROFILE_VARIABLE = "GAN_TUTORIAL_PROFILE"
 IMAGES_PER_EPOCH = {"full": 60_000, "quick": 1_500}  # an epoch in each profile
@@ -108,19 +107,6 @@ def batches(size: int, images: int, batch_size: int, start: int = 0) -> Iterator
         count = min(batch_size, images - shown, size - first)
         yield first if batch_size == 1 else slice(first, first + count)
         shown += count
-
-
-def progress_bar(images: int, quiet: bool = False) -> tqdm:
-    """Return a line that counts images, without times, so that what a stored notebook keeps can be repeated."""
-    form = "{bar:20} {n:,} of {total:,} images{postfix}"
-    return tqdm(total=images, file=sys.stdout, disable=quiet, bar_format=form, ncols=120, mininterval=0.5)
-
-
-def show_loss(bar: tqdm, losses: Sequence[float], label: str = "loss") -> None:
-    """Write the mean of the last 100 kept losses behind the bar."""
-    if recent := losses[-100:]:
-        text = f"{label} {sum(recent) / len(recent):.4f} (mean of the last {len(recent)} kept)"
-        bar.set_postfix_str(text, refresh=False)
 
 
 @torch.no_grad()
