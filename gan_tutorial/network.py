@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gan_tutorial import plots
 from gan_tutorial.data import DIGITS, PIXELS
 
-HIDDEN = 200
+_HIDDEN = 200
 KEEP_EVERY = 10  # `progress` keeps the loss of every 10th training step
 
 
@@ -42,10 +42,10 @@ class ANN(nn.Module):
         optimizer: Callable[..., torch.optim.Optimizer] = partial(torch.optim.SGD, lr=0.01),
     ) -> None:
         super().__init__()
-        layers = [nn.Linear(PIXELS, HIDDEN), activation()]
+        layers = [nn.Linear(PIXELS, _HIDDEN), activation()]
         if normalization is not None:
-            layers.append(normalization(HIDDEN))
-        layers += [nn.Linear(HIDDEN, DIGITS), output_activation()]
+            layers.append(normalization(_HIDDEN))
+        layers += [nn.Linear(_HIDDEN, DIGITS), output_activation()]
         self.model = nn.Sequential(*layers)
         self.loss_function = loss_function()
         self.optimizer = optimizer(self.model.parameters())

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 FIGURES_VARIABLE = "GAN_TUTORIAL_FIGURES"  # a folder; when set, `show` also saves each figure there
 MARK = "gan_tutorial"  # under this name the metadata of an output hold its note
-RUNNING_MEAN = 200  # kept losses averaged for the line over the faint dots
+_RUNNING_MEAN = 200  # kept losses averaged for the line over the faint dots
 
 # One colour per variant, the same in every notebook (Okabe and Ito's palette, safe for colour-blind readers).
 COLORS = {
@@ -79,7 +79,7 @@ def show_loss(bar: tqdm, losses: Sequence[float], label: str = "loss") -> None:
         bar.set_postfix_str(text, refresh=False)
 
 
-def running_mean(values: ArrayLike, window: int = RUNNING_MEAN) -> np.ndarray:
+def running_mean(values: ArrayLike, window: int = _RUNNING_MEAN) -> np.ndarray:
     """Average each run of ``window`` neighbours; (n,) becomes (n - window + 1,), empty if n < window."""
     sums = np.cumsum(np.concatenate([[0.0], np.asarray(values, dtype=float)]))
     return (sums[window:] - sums[:-window]) / window if len(sums) > window else np.empty(0)
@@ -101,12 +101,12 @@ def plot_progress(losses: Mapping[str, Sequence[float]], every: int = 10) -> Fig
         layout="constrained",
     )
     for axes, (name, values) in zip(row[0], losses.items(), strict=True):
-        draw_progress(axes, values, name, every)
+        _draw_progress(axes, values, name, every)
     row[0][0].set_ylabel("loss")
     return figure
 
 
-def draw_progress(axes: Axes, values: Sequence[float], name: str, every: int) -> None:
+def _draw_progress(axes: Axes, values: Sequence[float], name: str, every: int) -> None:
     """Draw one network's kept losses on ``axes``: faint dots, a running mean, y from 0 to 1 as in the original post."""
     color = COLORS.get(name, COLORS["loss"])
     axes.plot(
@@ -118,7 +118,7 @@ def draw_progress(axes: Axes, values: Sequence[float], name: str, every: int) ->
         markersize=3,
         rasterized=True,
     )
-    window = max(1, min(RUNNING_MEAN, len(values) // 10))
+    window = max(1, min(_RUNNING_MEAN, len(values) // 10))
     means = running_mean(values, window)
     axes.plot(
         every * (np.arange(len(means)) + window),
