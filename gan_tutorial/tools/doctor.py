@@ -102,11 +102,9 @@ def check_kernels() -> Iterator[_Line]:
 
 
 def judge_openmp(name: str, libraries: Iterable[Path]) -> _Line:
-    """Say whether the OpenMP runtimes among these files get along in one process.
-
-    Intel's and LLVM's are of one stock and fight. Harmless are GNU's and Microsoft's, the LLVM copies that packages
-    from PyPI bring along on macOS, and what a single package chose for itself.
-    """
+    """Say whether the OpenMP runtimes among these files get along in one process."""
+    # Intel's and LLVM's are of one stock and fight. Harmless are GNU's and Microsoft's, the LLVM copies that packages
+    # from PyPI bring along on macOS, and what a single package chose for itself.
     runtimes = set()
     for path in (library.resolve() for library in libraries):  # conda links several names to one file
         _, package, rest = path.as_posix().rpartition("/site-packages/")
