@@ -39,7 +39,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # spreadsheets begin their CSV files with it
 _PIXEL_CELLS = frozenset(b"%d" % value for value in range(256))
 _UTF_16 = "UTF-16 text: save it as plain text (ASCII or UTF-8)"
 _FOREIGN = {b"\x1f\x8b": "packed with gzip: name it *.csv.gz", b"\xff\xfe": _UTF_16, b"\xfe\xff": _UTF_16}
-_CSV_FORM = "Each line is a label 0-9 and then 784 pixels 0-255, whole numbers separated by commas."
+_CSV_FORM = "Each line is a label 0-9 and then 784 pixels 0-255, whole numbers with commas between them, no heading."
 _AGAIN = "Get it again, for example with `gan-tutorial data --fetch`."
 
 Digits = tuple[np.ndarray, np.ndarray]  # labels (n,) and pixels (n, 784), both uint8
@@ -160,15 +160,17 @@ def _explain(content: bytes) -> str:
         return f" is {'a web page (HTML), not data' if content.strip() else 'empty'}. {_AGAIN}"
     for number, line in enumerate(content.splitlines(), start=1):
         cells = line.split(b",")
-        if line.strip() and len(cells) != 1 + PIXELS:
+        if line and len(cells) != 1 + PIXELS:
             return f", row {number} has {len(cells)} column{'s' * (len(cells) > 1)} instead of {1 + PIXELS}."
-        if not line.strip() or (_PIXEL_CELLS.issuperset(cells) and int(cells[0]) <= 9):
+        if not line or (_PIXEL_CELLS.issuperset(cells) and int(cells[0]) <= 9):
             continue  # most rows are good, and there may be many
         for column, cell in enumerate(map(bytes.strip, cells), start=1):
             kind, largest = ("label", 9) if column == 1 else ("pixel", 255)
             if len(cell) > 9 or not cell.isdigit() or int(cell) > largest:
                 text = cell[:20].decode(errors="replace")
                 return f", row {number}, column {column}: {kind} {text!r} is not a whole number in 0..{largest}."
+    if content.endswith((b"\n", b"\r")):
+        return " cannot be read as CSV."
     return " does not end with a line end, so it may be cut short. If its last row is complete, add one."
 
 
@@ -212,7 +214,7 @@ def _download(path: Path, mirrors: list[str], checksum: str, timeout: Timeout) -
             problems.append(str(problem))
         except requests.RequestException:
             mirrors.remove(mirror)  # so it is not waited for again
-            problems.append(f"{mirror} gave no answer, or one that broke off.")
+            problems.append(f"{mirror}{path.name}: no answer, or one that broke off.")
         else:
             with replacing(path) as file:
                 file.write(content)
