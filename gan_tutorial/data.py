@@ -22,19 +22,14 @@ _Download = Callable[[], dict[Path, bytes]]  # what gets the missing files, and 
 class MnistDataset(torch.utils.data.Dataset):
     """Pictures of digits as tensors, read once from a CSV or IDX file (notebook 02).
 
-    Args:
-        path: ``*.csv``, ``*.csv.gz`` (a label and 784 pixels a line), or ``*-images-idx3-ubyte.gz`` with its labels
-            file beside it.
-        device: where the tensors live, e.g. ``"cpu"``.
+    It is a ``*.csv`` or ``*.csv.gz`` (a label and 784 pixels a line), or a ``*-images-idx3-ubyte.gz`` with its labels file
+    beside it; the tensors live on ``device``. A `DataError` says what is wrong with a file, and where.
 
     Attributes:
         labels: int64 (n,), 0 to 9.
         images: float32 (n, 784), 0 (black) to 1.
         targets: float32 (n, 10), one-hot.
         name: of the file; ``"MNIST"`` or ``"MNIST sample"`` when it comes from `load_mnist`.
-
-    Raises:
-        DataError: the file is missing, damaged, or not of the form above; says where.
     """
 
     def __init__(self, path: str | Path, device: torch.device | str = "cpu") -> None:
