@@ -109,8 +109,9 @@ def read_official(path: Path, checksums: Mapping[str, str] = OFFICIAL) -> bytes:
 def _verified(where: Path | str, content: bytes, expected: str) -> bytes:
     if (found := hashlib.sha256(content).hexdigest()) == expected:
         return content
-    page = " but a web page (HTML); does the network ask you to log in?" if _is_web_page(content) else ":"
-    raise DataError(f"{where} is not the official file{page} Its SHA-256 is {found}, expected {expected}.")
+    page = " but a web page (HTML); does the network ask you to log in? Its" if _is_web_page(content) else ": its"
+    advice = " Replace it, or read data of your own with MnistDataset(path)." if isinstance(where, Path) else ""
+    raise DataError(f"{where} is not the official file{page} SHA-256 is {found}, expected {expected}.{advice}")
 
 
 def read_digits(path: Path, read: Callable[[Path], bytes] = read_bytes) -> _Digits:
@@ -234,11 +235,11 @@ def official_paths(source: str) -> dict[str, list[Path]]:
     try:
         names = {path.name for path in folder.iterdir()}
     except (FileNotFoundError, NotADirectoryError):
-        choices = "auto, folder, cache, download, sample, or an existing folder"
+        known = "auto, folder, cache, download, sample, or an existing folder"
         missing = {
             "folder": f"folder {folder}, named by {FOLDER_VARIABLE}. Correct or unset that variable.",
             "cache": f"folder {folder} yet. Get MNIST into it with `gan-tutorial data --fetch`.",
-        }.get(source, f"data source {source!r}. Choose one of {choices}.")
+        }.get(source, f"data source {source!r}. Choose one of {known}.")
         raise DataError(f"There is no {missing}") from None
     except OSError as problem:
         raise DataError(f"The folder {folder} cannot be read ({problem.strerror}). Check its permissions.") from None

@@ -22,8 +22,8 @@ _Download = Callable[[], dict[Path, bytes]]  # what gets the missing files, and 
 class MnistDataset(torch.utils.data.Dataset):
     """Pictures of digits as tensors, read once from a CSV or IDX file (notebook 02).
 
-    It is a ``*.csv`` or ``*.csv.gz`` (a label and 784 pixels a line), or a ``*-images-idx3-ubyte.gz`` with its labels file
-    beside it; the tensors live on ``device``. A `DataError` says what is wrong with a file, and where.
+    The file is ``*.csv`` or ``*.csv.gz`` (a label and 784 pixels a line), or ``*-images-idx3-ubyte.gz`` with its labels
+    file beside it; the tensors live on ``device``. A `DataError` says what is wrong with a file, and where.
 
     Attributes:
         labels: int64 (n,), 0 to 9.

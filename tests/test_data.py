@@ -581,7 +581,7 @@ def test_a_changed_copy_in_the_cache_is_never_trained_on(official, official_fold
     content[8] = (content[8] + 1) % 10
     labels.write_bytes(gzip.compress(bytes(content)))
     with pytest.raises(
-        DataError, match=r"train-labels.* is not the official file: Its SHA-256 is .*, expected 3552534a"
+        DataError, match=r"train-labels.* is not the official file: its SHA-256 is .*, expected 3552534a"
     ):
         load_mnist("cache")
     assert load_mnist("auto", download=OFFLINE)[0].name == "MNIST sample"
