@@ -9,11 +9,19 @@ BODIES = {"page": b"<!DOCTYPE html><title>Log in</title>", "wrong": b"something 
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers as the first part of the path says: good, page, wrong, missing, short, stall or silent."""
+    """Answers as the first part of the path says: good, page, wrong, missing, loop, short, stall or silent."""
 
     def do_GET(self):
         _, manner, name = self.path.split("/", 2)
         self.server.served[f"{manner}/{name}"] += 1
+        if manner == "silent":
+            self.server.closing.wait(30)
+            return
+        if manner == "loop":
+            self.send_response(302)
+            self.send_header("Location", self.path)
+            self.end_headers()
+            return
         if manner == "missing" or name not in self.server.files:
             self.send_error(404)
             return
@@ -25,12 +33,6 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
         if manner == "stall":
             self.server.closing.wait(30)
-
-    def do_HEAD(self):
-        if self.path.startswith("/silent/"):
-            self.server.closing.wait(30)
-        self.send_response(403)  # as real servers do for a folder
-        self.end_headers()
 
     def log_message(self, *_):
         """Keep the test's output clean."""

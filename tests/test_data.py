@@ -2,17 +2,26 @@
 
 import gzip
 import hashlib
+import json
+import os
 import shutil
+import subprocess
+import sys
+import tempfile
+import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mnist_server import serving
 
+from gan_tutorial._sources import OFFICIAL
 from gan_tutorial.data import (
     IDX_NAMES,
-    OFFICIAL,
+    MNIST,
+    SAMPLE,
     DataError,
     MnistDataset,
     cache_folder,
@@ -27,7 +36,7 @@ TRAIN_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]  # a
 TEST_COUNTS = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 
-OFFLINE = partial(fetch, mirrors=["http://127.0.0.1:9/"], csv_mirrors=["http://127.0.0.1:9/"])  # nobody is there
+OFFLINE = partial(fetch, mirrors=["http://127.0.0.1:9/"])  # nobody is there
 
 
 def never():
@@ -46,15 +55,34 @@ def csv(tmp_path, *rows, end="\n"):
     return path
 
 
-def large_csv(tmp_path, *last_rows):
-    """A CSV file of more than 1 MB: so large that it is parsed only once."""
-    return csv(tmp_path, *[row(3, 100)] * 3_500, *last_rows)
-
-
 def idx(*shape, values):
     """The bytes of an IDX file of unsigned bytes."""
     header = bytes([0, 0, 8, len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
     return gzip.compress(header + bytes(values))
+
+
+@pytest.fixture
+def others_folder(sample):
+    """A folder that is not ours to read, while the test runs: an administrator becomes somebody else for that time.
+
+    (`sample` has been loaded by then, so that nothing more needs to be imported.)
+    """
+    if not hasattr(os, "geteuid"):
+        pytest.skip("this system knows no such permissions")
+    folder, user = Path(tempfile.mkdtemp()), os.geteuid()
+    for names in IDX_NAMES.values():
+        for name in names:
+            (folder / name).write_bytes(b"secret")
+            (folder / name).chmod(0)
+    (folder / "digits.csv").write_text(row() + "\n")
+    (folder / "digits.csv").chmod(0)
+    folder.chmod(0)
+    if user == 0:
+        os.seteuid(65534)
+    yield folder
+    os.seteuid(user)
+    folder.chmod(0o700)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -152,43 +180,6 @@ def test_a_byte_order_mark_of_a_spreadsheet_is_read(tmp_path):
     assert MnistDataset(csv(tmp_path, "\ufeff" + row(4, 8))).labels.tolist() == [4]
 
 
-def test_a_large_csv_is_parsed_only_once(tmp_path):
-    path = large_csv(tmp_path)
-    MnistDataset(path)
-    (labels,) = cache_folder().glob("parsed/*/labels.npy")
-    np.save(labels, np.full(3_500, 8, np.uint8))  # a mark: is this read?
-    assert set(MnistDataset(path).labels.tolist()) == {8}
-
-
-def test_what_a_reader_changes_is_not_kept_in_the_cache(tmp_path):
-    path = large_csv(tmp_path)
-    MnistDataset(path)
-    mapped = MnistDataset(path)
-    mapped.images[0] = 1.0
-    assert mapped.images[0].min() == 1
-    assert MnistDataset(path).images[0].max() < 1
-
-
-def test_a_changed_large_csv_is_parsed_again(tmp_path):
-    assert [MnistDataset(large_csv(tmp_path, row(label))).labels[-1] for label in (7, 8)] == [7, 8]
-
-
-@pytest.mark.parametrize("name", ["images.npy", "labels.npy"])
-@pytest.mark.parametrize("damage", [b"", b"no array", None])
-def test_a_damaged_parse_in_the_cache_is_replaced(tmp_path, name, damage):
-    path = large_csv(tmp_path, row(7, 1))
-    expected = MnistDataset(path).sha256
-    (parsed,) = cache_folder().glob(f"parsed/*/{name}")
-    content = parsed.read_bytes()
-    parsed.write_bytes(content[: len(content) // 2] if damage is None else damage)
-    assert MnistDataset(path).sha256 == expected
-    assert parsed.read_bytes() == content
-
-
-def test_a_large_csv_is_read_without_a_cache_too(tmp_path, blocked_cache):
-    assert MnistDataset(large_csv(tmp_path, row(7, 1))).labels[-1] == 7
-
-
 # ---- bad input ---------------------------------------------------------------------------------------------------
 
 
@@ -197,27 +188,27 @@ def test_a_large_csv_is_read_without_a_cache_too(tmp_path, blocked_cache):
     [
         ([row(), row(count=783)], r"row 2 has 784 columns instead of 785"),
         ([row(), row(), row(count=785)], r"row 3 has 786 columns instead of 785"),
-        ([row(), row(10)], r"row 2, column 1: label 10 is not in 0..9"),
-        ([row(-1)], r"row 1, column 1: label -1 is not in 0..9"),
-        ([row(3, 256)], r"row 1, column 2: pixel 256 is not in 0..255"),
-        ([row(), row(3, -1)], r"row 2, column 2: pixel -1 is not in 0..255"),
-        ([row(), row(3, "x")], r"row 2, column 2: 'x' is not a whole number"),
-        ([row(), row(3, "0.5")], r"row 2, column 2: '0.5' is not a whole number"),
-        ([row(), row(3, "1.0")], r"row 2, column 2: '1\.0' is not a whole number"),
-        ([row(), row(3, "1e2")], r"row 2, column 2: '1e2' is not a whole number"),
-        ([row(), row(3, "True")], r"row 2, column 2: 'True' is not a whole number"),
-        ([row(), row(3, "nan")], r"row 2, column 2: 'nan' is not a whole number"),
-        ([row(), row(3, "")], r"row 2, column 2: '' is not a whole number"),
-        ([row(), row(3, "--5")], r"row 2, column 2: '--5' is not a whole number"),
-        ([row(), row(3, "1 2")], r"row 2, column 2: '1 2' is not a whole number"),
-        ([row(), row(3, "²")], r"row 2, column 2: '²' is not a whole number"),
-        ([row(), row(3, "9" * 5_000)], r"row 2, column 2: pixel 9{20} is not in 0..255"),
-        ([row(), row(3, 2**32)], r"row 2, column 2: pixel 4294967296 is not in 0..255"),
-        ([row(), row(3, 2**64)], r"row 2, column 2: pixel 18446744073709551616 is not in 0..255"),
-        ([row(3, "007"), row(), "", row(12)], r"row 4, column 1: label 12 is not in 0..9"),
+        ([row(), row(10)], r"row 2, column 1: label '10' is not a whole number in 0..9"),
+        ([row(-1)], r"row 1, column 1: label '-1' is not a whole number in 0..9"),
+        ([row(3, 256)], r"row 1, column 2: pixel '256' is not a whole number in 0..255"),
+        ([row(), row(3, -1)], r"row 2, column 2: pixel '-1' is not a whole number in 0..255"),
+        ([row(), row(3, "x")], r"row 2, column 2: pixel 'x' is not a whole number"),
+        ([row(), row(3, "0.5")], r"row 2, column 2: pixel '0.5' is not a whole number"),
+        ([row(), row(3, "1.0")], r"row 2, column 2: pixel '1\.0' is not a whole number"),
+        ([row(), row(3, "1e2")], r"row 2, column 2: pixel '1e2' is not a whole number"),
+        ([row(), row(3, "True")], r"row 2, column 2: pixel 'True' is not a whole number"),
+        ([row(), row(3, "nan")], r"row 2, column 2: pixel 'nan' is not a whole number"),
+        ([row(), row(3, "")], r"row 2, column 2: pixel '' is not a whole number"),
+        ([row(), row(3, "--5")], r"row 2, column 2: pixel '--5' is not a whole number"),
+        ([row(), row(3, "1 2")], r"row 2, column 2: pixel '1 2' is not a whole number"),
+        ([row(), row(3, "²")], r"row 2, column 2: pixel '²' is not a whole number"),
+        ([row(), row(3, "9" * 5_000)], r"row 2, column 2: pixel '9{20}' is not a whole number in 0..255"),
+        ([row(), row(3, 2**32)], r"row 2, column 2: pixel '4294967296' is not a whole number in 0..255"),
+        ([row(), row(3, 2**64)], r"row 2, column 2: pixel '18446744073709551616' is not a whole number in 0..255"),
+        ([row(3, "007"), row(), "", row(12)], r"row 4, column 1: label '12' is not a whole number in 0..9"),
         ([row().replace(",", ";")], r"row 1 has 1 column instead of 785"),
         (["\x00\x01\x7f"], r"row 1 has 1 column instead of 785"),
-        ([row("label", "pixel"), row()], r"row 1, column 1: 'label' is not a whole number\. Is it a heading\? Delete"),
+        ([row("label", "pixel"), row()], r"row 1, column 1: label 'label' .* no heading"),
         ([""], r"digits.csv is empty"),
         (["<html>no such page</html>"], r"digits.csv is a web page \(HTML\)"),
         (["\ufeff\n <!DOCTYPE html>"], r"digits.csv is a web page \(HTML\)"),
@@ -229,9 +220,32 @@ def test_a_bad_csv_is_refused_with_the_place(tmp_path, rows, message):
 
 
 def test_a_bad_row_far_down_a_large_csv_is_named_without_a_warning(tmp_path, recwarn):
-    with pytest.raises(DataError, match=r"row 3501, column 2: 'x' is not a whole number"):
-        MnistDataset(large_csv(tmp_path, row(3, "x")))
+    with pytest.raises(DataError, match=r"row 3501, column 2: pixel 'x' is not a whole number"):
+        MnistDataset(csv(tmp_path, *[row(3, 100)] * 3_500, row(3, "x")))
     assert len(recwarn) == 0
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_csv_that_is_cut_inside_its_last_number_or_just_after_it_is_refused(tmp_path, packed, cut):
+    content = "".join(row(3, 255) + "\n" for _ in range(2)).encode()[:-cut]
+    path = tmp_path / ("digits.csv.gz" if packed else "digits.csv")
+    path.write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(DataError, match=r"does not end with a line end, so it may be cut short.* add one"):
+        MnistDataset(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_text_is_named(tmp_path, encoding):
+    (tmp_path / "digits.csv").write_bytes((row() + "\n").encode(encoding))
+    with pytest.raises(DataError, match=r"digits\.csv is UTF-16 text: save it as plain text"):
+        MnistDataset(tmp_path / "digits.csv")
+
+
+def test_a_packed_csv_with_the_name_of_a_plain_one_is_named(tmp_path):
+    (tmp_path / "digits.csv").write_bytes(gzip.compress(row().encode()))
+    with pytest.raises(DataError, match=r"digits\.csv is packed with gzip: name it \*\.csv\.gz"):
+        MnistDataset(tmp_path / "digits.csv")
 
 
 @pytest.mark.parametrize(
@@ -258,7 +272,7 @@ def test_a_folder_is_not_a_file(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"no file .*nothing\.csv"):
+    with pytest.raises(DataError, match=r"nothing\.csv cannot be read \(No such file"):
         MnistDataset(tmp_path / "nothing.csv")
 
 
@@ -318,7 +332,7 @@ def test_the_sample_is_balanced_and_split_without_overlap(sample):
     assert torch.bincount(test.labels).tolist() == [100] * 10
     seen = {image.numpy().tobytes() for image in train.images}
     assert not any(image.numpy().tobytes() in seen for image in test.images)
-    assert train.name == test.name == "MNIST sample"
+    assert train.name == test.name == SAMPLE == "MNIST sample"
 
 
 def test_the_sample_is_shuffled_the_same_way_every_time(sample):
@@ -329,6 +343,21 @@ def test_the_sample_is_shuffled_the_same_way_every_time(sample):
 def test_the_sample_is_announced_in_one_line(capsys):
     load_mnist("sample")
     assert capsys.readouterr().out == "Data: the MNIST sample (4,000 training and 1,000 test images).\n"
+
+
+def test_the_variable_can_ask_for_the_sample_and_the_notice_says_so(monkeypatch, capsys):
+    monkeypatch.setenv("GAN_TUTORIAL_DATA", "sample")
+    assert resolve_source("auto", download=never) == "sample"
+    assert load_mnist("auto", download=never)[0].name == "MNIST sample"
+    expected = "Data: the MNIST sample (4,000 training and 1,000 test images), asked for by GAN_TUTORIAL_DATA.\n"
+    assert capsys.readouterr().out == expected
+    assert csv_file("test", "auto", download=never).parent.name == "sample"
+
+
+def test_the_sample_is_no_folder_with_all_of_mnist(monkeypatch):
+    monkeypatch.setenv("GAN_TUTORIAL_DATA", "sample")
+    with pytest.raises(DataError, match=r"GAN_TUTORIAL_DATA is sample: set it to a folder with the MNIST files"):
+        resolve_source("folder", download=never)
 
 
 def test_an_unknown_source_is_refused_with_the_choices():
@@ -370,6 +399,55 @@ def test_the_sample_stands_in_when_no_download_works(capsys):
         "Data: the MNIST sample (4,000 training and 1,000 test images), because no download worked. For all of MNIST: "
         "run `gan-tutorial data --fetch` when online, or set GAN_TUTORIAL_DATA.\n"
     )
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o111, 0o755])
+def test_a_folder_that_may_not_be_read_is_an_error_that_names_it(monkeypatch, others_folder, mode):
+    monkeypatch.setenv("GAN_TUTORIAL_DATA", str(others_folder))
+    chmod_as_owner(others_folder, mode)
+    for use in (load_mnist, resolve_source, partial(csv_file, "train")):
+        for source in ("auto", "folder", str(others_folder)):
+            with pytest.raises(DataError, match=rf"{others_folder}\S* cannot be read \(Permission denied\)"):
+                use(source, download=never)
+
+
+def test_a_folder_inside_one_that_may_not_be_read_is_an_error_that_names_it(monkeypatch, others_folder):
+    monkeypatch.setenv("GAN_TUTORIAL_DATA", str(others_folder / "mnist"))
+    with pytest.raises(DataError, match=r"mnist cannot be read \(Permission denied\)"):
+        load_mnist("auto", download=never)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o755])
+def test_a_file_that_may_not_be_read_is_named(others_folder, mode):
+    chmod_as_owner(others_folder, mode)
+    with pytest.raises(DataError, match=r"digits\.csv cannot be read \(Permission denied\)"):
+        MnistDataset(others_folder / "digits.csv")
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o111, 0o755])
+def test_a_cache_that_may_not_be_read_is_passed_over_only_by_auto(monkeypatch, others_folder, mode):
+    monkeypatch.setenv("GAN_TUTORIAL_CACHE", str(others_folder))
+    chmod_as_owner(others_folder, mode)
+    assert resolve_source("auto", download=OFFLINE) == "sample"
+    with pytest.raises(DataError, match=rf"{others_folder}\S* cannot be read \(Permission denied\)"):
+        load_mnist("cache")
+
+
+def chmod_as_owner(folder, mode):
+    """Change what others may do with a folder that is not ours for the moment."""
+    user = os.geteuid()
+    os.seteuid(os.getuid())
+    folder.chmod(mode)
+    os.seteuid(user)
+
+
+def test_offline_means_the_sample_within_seconds():
+    with serving({}) as (address, _):
+        start = time.monotonic()
+        mirrors = [f"{address}silent/a/", f"{address}silent/b/"]
+        assert resolve_source("auto", download=partial(fetch, mirrors=mirrors, timeout=0.5)) == "sample"
+        assert resolve_source("auto", download=OFFLINE) == "sample"
+    assert time.monotonic() - start < 6
 
 
 def test_a_wrong_file_under_an_official_name_states_both_checksums(tmp_path):
@@ -437,7 +515,7 @@ def csv_folder(official, tmp_path_factory):
 def loaded(capsys, source, **options):
     """Load both parts and return their sizes, and the line that was printed."""
     datasets = load_mnist(source, **options)
-    assert [dataset.name for dataset in datasets] == ["MNIST", "MNIST"]
+    assert [dataset.name for dataset in datasets] == [MNIST, MNIST]
     return [len(dataset) for dataset in datasets], capsys.readouterr().out
 
 
@@ -473,18 +551,18 @@ def test_csv_and_idx_files_give_equal_tensors(official, csv_folder):
 def test_the_named_folder_comes_first_and_nothing_is_fetched(capsys, monkeypatch, official_folder):
     monkeypatch.setenv("GAN_TUTORIAL_DATA", str(official_folder))
     assert loaded(capsys, "auto", download=never) == ([60_000, 10_000], line("the folder named by GAN_TUTORIAL_DATA"))
-    assert [file.name for file in cache_folder().iterdir()] == ["parsed"]
+    assert not cache_folder().exists()
 
 
 def test_the_cache_comes_second_and_nothing_is_fetched(capsys, official_folder):
     shutil.copytree(official_folder, cache_folder())
-    assert loaded(capsys, "auto", download=never) == ([60_000, 10_000], line("the cache of downloads"))
+    assert loaded(capsys, "auto", download=OFFLINE) == ([60_000, 10_000], line("the cache of downloads"))
 
 
 def test_a_download_comes_third(capsys, official_folder):
     files = {name: (official_folder / name).read_bytes() for names in IDX_NAMES.values() for name in names}
     with serving(files) as (address, served):
-        download = partial(fetch, mirrors=[f"{address}good/"], csv_mirrors=[])
+        download = partial(fetch, mirrors=[f"{address}good/"])
         assert loaded(capsys, "auto", download=download)[0] == [60_000, 10_000]
         assert loaded(capsys, "download", download=download)[1] == line("a download")
     assert served == {f"good/{name}": 1 for name in files}
@@ -494,6 +572,63 @@ def test_a_damaged_cache_is_passed_over(official_folder):
     shutil.copytree(official_folder, cache_folder(), copy_function=shutil.copyfile)
     (cache_folder() / IDX_NAMES["test"][1]).write_bytes(b"damaged")
     assert resolve_source("auto", download=OFFLINE) == "sample"
+
+
+def test_a_changed_copy_in_the_cache_is_never_trained_on(official, official_folder):
+    shutil.copytree(official_folder, cache_folder(), copy_function=shutil.copyfile)
+    labels = cache_folder() / IDX_NAMES["train"][1]
+    content = bytearray(gzip.decompress(labels.read_bytes()))
+    content[8] = (content[8] + 1) % 10
+    labels.write_bytes(gzip.compress(bytes(content)))
+    with pytest.raises(
+        DataError, match=r"train-labels.* is not the official file: its SHA-256 is .*, expected 3552534a"
+    ):
+        load_mnist("cache")
+    assert load_mnist("auto", download=OFFLINE)[0].name == "MNIST sample"
+    right = (official_folder / labels.name).read_bytes()
+    with serving({labels.name: right}) as (address, served):
+        download = partial(fetch, mirrors=[f"{address}good/"])
+        assert load_mnist("auto", download=download)[0].sha256 == official[0].sha256
+    assert (served, labels.read_bytes() == right) == ({f"good/{labels.name}": 1}, True)
+
+
+def test_what_an_older_version_parsed_into_the_cache_is_not_read(official, official_folder):
+    files = [official_folder / name for name in IDX_NAMES["test"]]
+    name = "-".join(hashlib.sha256(file.read_bytes()).hexdigest()[:32] for file in files)
+    folder = cache_folder() / "parsed" / name
+    folder.mkdir(parents=True)
+    np.save(folder / "labels.npy", np.roll(official[1].labels.numpy().astype(np.uint8), 1))
+    np.save(folder / "images.npy", official[1].images.numpy())
+    assert torch.equal(load_mnist(str(official_folder))[1].labels, official[1].labels)
+    assert torch.equal(MnistDataset(files[0]).labels, official[1].labels)
+
+
+OPENED = """
+import collections, json, os, sys
+opened = collections.Counter()
+sys.addaudithook(lambda event, args: opened.update([os.path.basename(str(args[0]))]) if event == "open" else None)
+from gan_tutorial.data import cache_folder, load_mnist
+for source in sys.argv[1:]:
+    if source == "damaged":
+        (cache_folder() / "t10k-labels-idx1-ubyte.gz").write_bytes(b"damaged")
+    opened.clear()
+    load_mnist("auto" if source == "damaged" else source)
+    print(json.dumps({name: count for name, count in opened.items() if "ubyte" in name or "mnist_" in name}))
+"""
+
+
+def test_no_file_is_read_twice(official_folder, csv_folder):
+    shutil.copytree(official_folder, cache_folder(), copy_function=shutil.copyfile)
+    sources = [str(official_folder), str(csv_folder), "sample", "auto", "damaged"]
+    offline = os.environ | {"HTTPS_PROXY": "http://127.0.0.1:9"}
+    done = subprocess.run([sys.executable, "-c", OPENED, *sources], env=offline, capture_output=True, text=True)
+    idx, csv, sample = (
+        [name for pair in IDX_NAMES.values() for name in pair],
+        ["mnist_train.csv", "mnist_test.csv"],
+        ["mnist_5k.csv.gz"],
+    )
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert found == [dict.fromkeys(names, 1) for names in (idx, csv, sample, idx, idx + sample)], done.stderr
 
 
 def test_a_folder_can_be_given_as_a_path(capsys, official_folder):

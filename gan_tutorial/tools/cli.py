@@ -115,20 +115,20 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 def data_command(options: argparse.Namespace) -> int:
     """Fetch, verify or find the data."""
-    from gan_tutorial import data
+    from gan_tutorial import _sources
 
-    folder = os.environ.get(data.FOLDER_VARIABLE)
+    folder = os.environ.get(_sources.FOLDER_VARIABLE)
     if options.fetch:
-        for path in data.fetch():
+        for path in _sources.fetch():
             print(f"{path}: verified")
     elif options.verify:
-        source = "folder" if folder else "cache"
-        for paths in data.verified_files(data.folder_of(source)).values():
+        for paths in _sources.official_paths("folder" if folder else "cache").values():
             for path in paths:
+                _sources.read_official(path)
                 print(f"{path}: verified")
     else:
-        print(f"{data.FOLDER_VARIABLE}: {folder or 'not set'}")
-        print(f"cache: {data.cache_folder()}")
+        print(f"{_sources.FOLDER_VARIABLE}: {folder or 'not set'}")
+        print(f"cache: {_sources.cache_folder()}")
     return 0
 
 
