@@ -19,6 +19,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
+from gan_tutorial._sources import DataError
 from gan_tutorial.plots import MARK
 from gan_tutorial.tools.outputs import TIMES, results, write_text
 from gan_tutorial.tools.tasks import MNIST, RunError
@@ -180,7 +181,9 @@ def refresh(outputs: list[Path], root: Path = ROOT, times: Path = TIMES_FILE) ->
 
 
 if __name__ == "__main__":
+    if not sys.argv[1:]:
+        sys.exit("refresh: name the folders of finished runs, such as build/quick build")
     try:
         refresh([Path(argument) for argument in sys.argv[1:]])
-    except RunError as problem:
+    except (RunError, DataError) as problem:
         sys.exit(f"refresh: error: {problem}")
