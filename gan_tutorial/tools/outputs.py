@@ -87,7 +87,7 @@ def _wrong_note(executed: NotebookNode, figures: Path, settings: Settings) -> st
                 return f"{place}: the files of its figure {note[kind]} are missing"
             continue
         subject, band = (note[field] for field in _NOTES[kind])
-        if not math.isfinite(note[kind]):
+        if not math.isfinite(float(note[kind])):  # a kernel sends NaN as text
             return f"{place}: the {kind} of {subject} is {note[kind]}"
         if band is None and settings.comparable:
             return f"{place}: no band is recorded for the {kind} of {subject}"

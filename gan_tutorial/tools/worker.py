@@ -64,7 +64,7 @@ def find_problem(executed: NotebookNode, reason: str = "") -> str:
             continue
         place = "" if added else f" in cell {number} ({cell.source.strip().splitlines()[0][:60]})"
         for output in cell.outputs:
-            if output.output_type == "error":
+            if output.output_type == "error" and reason not in _REASONS.values():
                 return f"failed{place}: " + f"{output.ename}: {output.evalue.strip()}".splitlines()[0]
         if cell.execution_count is None and not reason:
             return f"failed{place}: the cell was left unrun; did one before it end the kernel?"
