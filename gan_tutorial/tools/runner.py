@@ -81,7 +81,7 @@ def run(tasks: list[Task], settings: Settings) -> None:
         RunError: another run uses the output folder, or it cannot be written.
     """
     with _lock(settings.output), tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=settings.output) as scratch:
-        waiting = _longest_first([task for task in tasks if not task.problem], settings.profile)
+        waiting = longest_first([task for task in tasks if not task.problem], settings.profile)
         progress = Progress(len(waiting))
         running: list[_Running] = []
         try:
@@ -119,7 +119,7 @@ def _lock(output: Path) -> AcquireReturnProxy:
     return lock
 
 
-def _longest_first(tasks: list[Task], profile: str) -> list[Task]:
+def longest_first(tasks: list[Task], profile: str) -> list[Task]:
     """Sort by the recorded times, those of which none is recorded first: then all end together."""
     with (RESULTS / "times.csv").open(encoding="utf-8", newline="") as lines:
         seconds = {row["notebook"]: float(row["seconds"]) for row in csv.DictReader(lines) if row["profile"] == profile}

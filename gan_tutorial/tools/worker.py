@@ -51,6 +51,12 @@ def _execute(source: str, output: str, parameters: str, timeout: str) -> str:
     return ""
 
 
+def _has_begun(executed: Path) -> bool:
+    """Tell whether a cell was started."""
+    cells = nbformat.read(executed, as_version=4).cells if executed.exists() else []
+    return any(cell.metadata.get("papermill", {}).get("start_time") for cell in cells)
+
+
 def find_problem(executed: NotebookNode, reason: str = "") -> str:
     """Return one line on the first cell that raised an error or was left unrun, or an empty string.
 
@@ -81,7 +87,7 @@ def main() -> int:
         write_kernel_spec(Path(folder, "kernels", _KERNEL))
         os.environ["JUPYTER_PATH"] = folder
         reason = _execute(*sys.argv[1:])
-        if reason and not (executed.exists() and '"start_time": "' in executed.read_text("utf-8").split('"cells"')[1]):
+        if reason and not _has_begun(executed):
             reason = _execute(*sys.argv[1:])
     problem = find_problem(nbformat.read(executed, as_version=4), reason) if executed.exists() else f"failed: {reason}"
     print(problem, file=sys.stderr)
