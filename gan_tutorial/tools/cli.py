@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gan_tutorial.tools import closed_pipe_is_no_fault
@@ -68,8 +68,13 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(prog="gan-tutorial", description="A course from one tensor to a GAN.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="command")
-    _add_run(commands.add_parser("run", help="run the notebooks"))
-    _add_figures(commands.add_parser("figures", help="list the course's figures, or make some of them again"))
+    run = commands.add_parser("run", help="run the notebooks")
+    run.add_argument("names", nargs="*", metavar="NAME", help="03, 03_baseline_ann or a path; all if none is named")
+    run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
+    _add_conditions(run, _run_command)
+    figures = commands.add_parser("figures", help="list the course's figures, or make some of them again")
+    figures.add_argument("figures", nargs="*", metavar="NAME", help="such as 03_loss; all are listed if none is named")
+    _add_conditions(figures, _figures_command)
     add_data(commands.add_parser("data", help="fetch, verify or find the MNIST files"))
     add_study(commands.add_parser("study", help="train every variant over several seeds into study.csv"))
     doctor = commands.add_parser("doctor", help="check this installation")
@@ -78,16 +83,8 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``run``."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help="03, 03_baseline_ann or a path; all if none is named")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
-    _add_conditions(parser)
-    parser.set_defaults(command=_run_command)
-
-
-def _add_conditions(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how notebooks are run."""
+def _add_conditions(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int]) -> None:
+    """Add the options that say how notebooks are run, and what runs them."""
     parser.add_argument("--profile", choices=PROFILES, default="full", help="quick: little training (default: full)")
     parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="notebooks at once (default: cores)")
     parser.add_argument("--output", type=Path, help="folder for results (default: build; with -p one in it)")
@@ -95,6 +92,7 @@ def _add_conditions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, mps or xpu (default: cpu)")
     parser.add_argument("--timeout", type=positive, default=3600, help="seconds that a cell may take (default: 3600)")
     parser.add_argument("--notebooks", type=Path, help="folder with the notebooks (default: the course's)")
+    parser.set_defaults(command=command)
 
 
 def positive(text: str) -> int:
@@ -143,13 +141,6 @@ def _usual_output(given: dict[str, str]) -> Path:
     return output
 
 
-def _add_figures(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``figures``."""
-    parser.add_argument("figures", nargs="*", metavar="NAME", help="such as 03_loss; all are listed if none is named")
-    _add_conditions(parser)
-    parser.set_defaults(command=_figures_command, parameters=[])
-
-
 def _figures_command(options: argparse.Namespace) -> int:
     """List the figures that the notebooks show, or run the notebooks of those that are named."""
     from gan_tutorial.tools.outputs import figures_of
@@ -162,6 +153,7 @@ def _figures_command(options: argparse.Namespace) -> int:
     for name in known if not options.figures else []:
         print(f"{name}  ({known[name][0]})  {known[name][1]}")
     options.names = sorted({known[name][0] for name in options.figures})
+    options.parameters = []
     return _run_command(options) if options.names else 0
 
 

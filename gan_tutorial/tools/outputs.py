@@ -24,7 +24,7 @@ DATA_SHA256 = {  # `MnistDataset.sha256` of the training images, by the name of 
     MNIST: "a454de301763d749ccfd1ebb5add77d549bcd2125320df72efaa88e014fca0f0",
     SAMPLE: "9d79f8acfa60994da6a5110ad5c7657095d09db20f8eccddf348fb9d6944f25e",
 }
-_CHANGING = ["metadata.papermill", "cell.metadata.papermill", "cell.metadata.execution"]  # from run to run
+_KEYS = "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info.version"  # vary
 _NOTES = {"figure": ("alt",), "accuracy": ("variant", "expected"), "frechet": ("gan", "limit")}  # kind: what it tells
 
 
@@ -34,8 +34,7 @@ def keep(task: Task, executed: NotebookNode, figures: Path, settings: Settings) 
     What is known of the figures goes into the notebook's metadata, and from those of all notebooks into the manifest.
     """
     task.problem = task.problem or _wrong_note(executed, figures, settings)
-    extra_keys = [*_CHANGING, "metadata.language_info.version"]
-    nbstripout.strip_output(executed, keep_output=True, keep_count=True, keep_id=True, extra_keys=extra_keys)
+    nbstripout.strip_output(executed, keep_output=True, keep_count=True, keep_id=True, extra_keys=_KEYS.split())
     for cell in executed.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.id = "injected-parameters"  # papermill draws one at random

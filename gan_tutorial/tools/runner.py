@@ -35,24 +35,14 @@ class Progress:
     def __init__(self, notebooks: int, quiet_seconds: float = 30.0) -> None:
         form = "{n_fmt} of {total_fmt} notebooks |{bar:20}| {elapsed}{postfix}"
         self.bar = tqdm(total=notebooks, file=sys.stdout, bar_format=form, disable=None, leave=False)
-        self.to_go = notebooks
+        self.notebooks = self.to_go = notebooks  # the run counts the latter down
         self.quiet_seconds = quiet_seconds
         self.began = self.last_line = time.monotonic()
-
-    def started(self, task: Task) -> None:
-        """Tell that a notebook has started."""
-        if self.bar.disable:
-            self.say(f"{task.name}: started")
-
-    def ended(self, task: Task) -> None:
-        """Tell that a notebook has ended."""
-        self.to_go -= 1
-        self.bar.update()
-        self.say(f"{task.name}: {task.problem or 'done'} ({task.seconds:.0f} s); {self.to_go} to go")
 
     def show(self, running: list[Task]) -> None:
         """Show the present state: call it every now and then."""
         names = ", ".join(task.name for task in running)
+        self.bar.n = self.notebooks - self.to_go
         self.bar.set_postfix_str(names)
         if self.bar.disable and time.monotonic() - self.last_line > self.quiet_seconds:
             self.say(f"still running: {names}; {self.to_go} to go")
@@ -88,11 +78,13 @@ def run(tasks: list[Task], settings: Settings) -> None:
             while waiting or running:
                 while waiting and len(running) < settings.jobs:
                     running.append(_start(waiting.pop(0), Path(scratch), settings))
-                    progress.started(running[-1].task)
+                    progress.say(f"{running[-1].task.name}: started")
                 for one in [one for one in running if one.process.poll() is not None]:
                     running.remove(one)
                     _finish(one, settings)
-                    progress.ended(one.task)
+                    progress.to_go -= 1
+                    outcome = f"{one.task.problem or 'done'} ({one.task.seconds:.0f} s)"
+                    progress.say(f"{one.task.name}: {outcome}; {progress.to_go} to go")
                 progress.show([one.task for one in running])
                 time.sleep(0.1)
         finally:

@@ -72,22 +72,18 @@ def choose_notebooks(names: Iterable[str], folder: Path | None = None) -> list[P
                 "repository, with --notebooks."
             )
         folder = root / "notebooks"
-    known = {path: _names(path) for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
-    if not known:
+    everything = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not everything:
         raise RunError(f"There is no notebook in {folder}: none is named like 03_baseline_ann.ipynb.")
+    known = {path: {path.stem[:2], path.stem, path.name, str(path.resolve())} for path in everything}
     chosen = set()
     for name in names:
-        fitting = [path for path in known if {name, str(Path(name).resolve())} & known[path]]
+        fitting = [path for path in everything if {name, str(Path(name).resolve())} & known[path]]
         if not fitting:
-            stems = ", ".join(path.stem for path in known)
+            stems = ", ".join(path.stem for path in everything)
             raise RunError(f"There is no notebook {name!r} in {folder.name}. Choose from: {stems}.")
         chosen.update(fitting)
-    return [path for path in known if path in chosen or not chosen]
-
-
-def _names(notebook: Path) -> set[str]:
-    """Return how a notebook may be called: its number, its name with or without ending, its path."""
-    return {notebook.stem.split("_")[0], notebook.stem, notebook.name, str(notebook.resolve())}
+    return [path for path in everything if path in chosen or not chosen]
 
 
 def declared_parameters(notebook: Path) -> dict[str, tuple[str, str]]:
