@@ -13,7 +13,7 @@ help:
 	@echo "make notebooks [PROFILE=quick]  run the course; results in build/notebooks and build/figures"
 	@echo "make test                       check the code and the notebooks"
 	@echo "make full                       run the course on all of MNIST and compare every output with the stored one"
-	@echo "make figures                    like notebooks; lists the figures it made"
+	@echo "make figures [NAMES=...]        like notebooks, then lists the figures; or only makes those named again"
 	@echo "make refresh                    run the course and put the outputs into notebooks/, to be committed"
 	@echo "make lab                        open JupyterLab in notebooks/"
 	@echo "make site                       README and notebooks as a web site in build/site"
@@ -39,13 +39,14 @@ full: $(INSTALLED)
 	@$(BIN)/gan-tutorial run --data folder --jobs $(JOBS) --output build/full
 	@$(BIN)/python tests/compare_outputs.py build/full/notebooks
 
-figures: notebooks
-	@$(BIN)/python -c "import json, pathlib; [print('build/figures/' + e['png'], '-', e['alt']) for e in json.loads(pathlib.Path('build/figures/manifest.json').read_text(encoding='utf-8'))['figures']]"
+figures: $(if $(NAMES),$(INSTALLED),notebooks)
+	@$(BIN)/gan-tutorial figures $(if $(NAMES),--profile $(PROFILE) --jobs $(JOBS) $(NAMES))
 
-# Both profiles, because notebooks and README state both times.
+# Both profiles, because notebooks and README state both times. With the results at hand, the last line does without runs.
 refresh: $(INSTALLED)
-	@$(BIN)/gan-tutorial run --profile quick --jobs $(JOBS) --output build/quick --record
-	@$(BIN)/gan-tutorial run --profile full --jobs $(JOBS) --record --in-place
+	@$(BIN)/gan-tutorial run --profile quick --jobs $(JOBS) --output build/quick
+	@$(BIN)/gan-tutorial run --profile full --jobs $(JOBS)
+	@$(BIN)/python docs/refresh.py build/quick build
 
 # Every GAN of the course with three seeds, into gan_tutorial/results/gans.csv; a run of the same seed takes the place of the old one.
 gans: $(INSTALLED)

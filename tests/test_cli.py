@@ -1,6 +1,7 @@
 """The command line answers at once and tells a user's mistake in one line."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -8,9 +9,11 @@ import time
 
 import pytest
 
+from gan_tutorial.tools import checkout
 from gan_tutorial.tools.cli import main
 
-HEAVY = ("torch", "pandas", "numpy", "matplotlib", "papermill", "nbformat", "sklearn", "pooch")
+HEAVY = ("torch", "pandas", "numpy", "matplotlib", "papermill", "nbformat", "sklearn", "pooch", "psutil", "tqdm")
+CLI = [sys.executable, "-m", "gan_tutorial.tools.cli"]
 
 
 def median_seconds(*arguments):
@@ -39,12 +42,13 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
         (["run", "99"], "There is no notebook '99'"),
         (["run", "03", "-p", "epoch", "1"], "Did you mean epochs?"),
         (["run", "03", "-p", "epochs", "many"], "of type int; 'many' is not"),
-        (["run", "03", "-p", "epochs", "1", "--in-place"], "--in-place with -p"),
         (["run", "03", "--notebooks", "nowhere"], "There is no notebook in nowhere"),
         (["run", "03", "--device", "gpu"], "There is no device called 'gpu'"),
         (["run", "03", "--data", "nowhere"], "There is no data source 'nowhere'"),
         (["run", "03", "--data", "folder"], "GAN_TUTORIAL_DATA is not set"),
         (["data", "--verify"], "There is no folder"),
+        (["figures", "03_los"], "There is no figure '03_los'. Did you mean 03_loss?"),
+        (["figures", "zzz"], "`gan-tutorial figures` lists them"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_with_exit_code_1(arguments, message, capsys):
@@ -74,6 +78,77 @@ def test_verify_checks_every_official_file(capsys, monkeypatch, official_folder)
     assert capsys.readouterr().out.count(": verified\n") == 4
 
 
-def test_doctor_answers_in_json(capsys):
-    main(["doctor", "--json"])
-    assert json.loads(capsys.readouterr().out)["status"] in ("OK", "WARN", "FAIL")
+def test_doctor_answers_in_json_and_its_exit_code_is_that_of_what_it_found(capsys):
+    code = main(["doctor", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    statuses = {check["status"] for check in report["checks"]}
+    worst = next(status for status in ("FAIL", "WARN", "OK") if status in statuses)
+    assert report["status"] == worst
+    assert code == (1 if worst == "FAIL" else 0)
+
+
+def test_figures_lists_every_figure_of_the_course_with_notebook_and_alternative_text(capsys):
+    assert main(["figures"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "01_descent  (01_autograd)  Dots on a parabola walk down from x = 4 to the lowest point" in "\n".join(lines)
+    stored = "".join(path.read_text(encoding="utf-8") for path in (checkout() / "notebooks").glob("*.ipynb"))
+    assert len(lines) == stored.count('"figure": "') > 50
+
+
+def test_figures_makes_a_named_figure_again_by_running_its_notebook(tmp_path, capsys):
+    options = ["--profile", "quick", "--data", "sample", "--output", str(tmp_path)]
+    assert main(["figures", "01_graph", *options]) == 0
+    assert [path.name for path in (tmp_path / "notebooks").iterdir()] == ["01_autograd.ipynb"]
+    assert (tmp_path / "figures" / "01_graph.png").read_bytes().startswith(b"\x89PNG")
+
+
+# ---- faults outside of the command ----------------------------------------------------------------------------------
+
+
+def run_with(tmp_path, module, text, *arguments):
+    """Run the command where ``import module`` executes ``text``."""
+    broken = tmp_path / "broken" / f"{module}.py"
+    broken.parent.mkdir()
+    broken.write_text(text)
+    path = os.pathsep.join([str(broken.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": path}
+    return subprocess.run([*CLI, *arguments], capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.mark.parametrize(
+    "fault", ["raise ImportError('libtorch.so is\\nmissing')", "raise OSError('[WinError 126] c10.dll')"]
+)
+@pytest.mark.parametrize("command", [["run", "01"], ["data"], ["study"]], ids=" ".join)
+def test_a_torch_that_cannot_be_imported_is_named_in_one_line_that_leads_to_doctor(tmp_path, fault, command):
+    result = run_with(tmp_path, "torch", fault, *command)
+    assert result.returncode == 1
+    assert result.stderr.startswith("gan-tutorial: error: PyTorch cannot be imported (")
+    assert "Run `gan-tutorial doctor`" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_missing_extra_is_told_in_one_line_with_what_to_install(tmp_path):
+    fault = "raise ModuleNotFoundError(\"No module named 'psutil'\", name='psutil')"
+    result = run_with(tmp_path, "psutil", fault, "run", "01", "--data", "sample")
+    assert result.returncode == 1
+    expected = 'gan-tutorial: error: psutil is missing, which this command needs: pip install "gan_tutorial[tools]"\n'
+    assert result.stderr == expected
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
+@pytest.mark.parametrize("command", [["figures"], ["doctor"], ["data", "--where"]], ids=" ".join)
+def test_a_closed_pipe_ends_a_command_without_a_traceback(command):
+    process = subprocess.Popen([*CLI, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.wait(60)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no nohup")
+def test_a_signal_that_is_ignored_stays_ignored():
+    code = (
+        "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); from gan_tutorial.tools.cli import main; "
+        "main(['data', '--where']); print(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "True"

@@ -1,6 +1,7 @@
 """The rules every committed notebook keeps."""
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -21,6 +22,9 @@ STRIP = [
     "--extra-keys",
 ]
 STRIPPED_KEYS = "metadata.papermill cell.metadata.papermill metadata.language_info.version"
+specification = importlib.util.spec_from_file_location("refresh", Path(__file__).parents[1] / "docs" / "refresh.py")
+refresh = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(refresh)
 pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -157,6 +161,14 @@ def test_cells_are_short(path):
     ]
     assert wrong == []
     assert [cell.source for cell in code_cells(path) if cell.source.count("\n") >= 40] == []
+
+
+def test_stored_outputs_are_those_of_the_code_that_is_there(path):
+    """Whoever changes a code cell has to execute the notebook in full again, and `make refresh` stores the hash."""
+    stored = read(path).metadata.get("gan_tutorial", {}).get("code_sha256")
+    if stored is None:
+        pytest.skip("no hash is stored yet")
+    assert refresh.code_sha256(read(path)) == stored, "its code has changed: run it in full, then `make refresh`"
 
 
 def test_prose_comes_before_code(path):

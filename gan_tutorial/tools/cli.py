@@ -1,40 +1,80 @@
-"""The command line: ``gan-tutorial run | data | doctor | study``. Nothing heavy is imported before it is needed."""
+"""The command ``gan-tutorial run | figures | data | doctor | study``. Nothing heavy is imported before it is needed."""
 
 import argparse
+import io
 import os
+import re
 import signal
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from gan_tutorial.tools import closed_pipe_is_no_fault
+
 PROFILES = ("full", "quick")
+_USERS = ("DataError", "RunError", "ValueError")  # errors that explain themselves; by name: nothing heavy is imported
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, or 1 after one clear line, or 130 when interrupted."""
+    """Run the command line; return 0, or 1 after one clear line, or 128 and the number of the signal that ended it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # an é that the terminal's encoding lacks ends nothing
     options = make_parser().parse_args(arguments)
+    _hear_signals()
+    code = 1
     try:
-        return options.command(options)
-    except KeyboardInterrupt:
-        print("gan-tutorial: stopped; what was finished is kept.", file=sys.stderr)
-        return 130
+        with closed_pipe_is_no_fault():
+            code = options.command(options)
+            sys.stdout.flush()
+        return code
+    except KeyboardInterrupt as stop:
+        number = signal.Signals(stop.args[0] if stop.args else signal.SIGINT)
+        text, code = f"ended by {number.name}; what was finished is kept.", 128 + number
     except Exception as problem:
-        if not is_the_users(problem):
+        if not (message := _explain(problem)):
             raise
-        print(f"gan-tutorial: error: {problem}", file=sys.stderr)
-        return 1
+        text, code = f"error: {message}", 1
+    print(f"gan-tutorial: {text}", file=sys.stderr)
+    return code
 
 
-def is_the_users(problem: Exception) -> bool:
-    """Tell an error that its message explains in full from a fault of the program."""
-    return type(problem).__name__ in ("DataError", "RunError", "ValueError")  # by name: nothing heavy is imported
+def _hear_signals() -> None:
+    """Have SIGTERM and SIGHUP end a command like Ctrl-C, tidily; one that is ignored (``nohup``) stays ignored."""
+
+    def stop(number: int, _frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, stop)
+
+
+def _explain(problem: Exception) -> str:
+    """Return in one line what the user has to know of an error; an empty string for a fault of the program."""
+    modules = {str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(problem.__traceback__)}
+    missing = problem.name or "" if isinstance(problem, ModuleNotFoundError) else ""
+    message = " ".join(str(problem).split())
+    if isinstance(problem, ImportError | OSError) and (missing == "torch" or "torch" in modules):
+        return f"PyTorch cannot be imported ({message}). Run `gan-tutorial doctor`: it tells what to do."
+    if missing and not missing.startswith("gan_tutorial"):
+        return f'{missing} is missing, which this command needs: pip install "gan_tutorial[tools]"'
+    return message if type(problem).__name__ in _USERS else ""
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(prog="gan-tutorial", description="A course from one tensor to a GAN.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="command")
-    add_run(commands.add_parser("run", help="run the notebooks"))
+    run = commands.add_parser("run", help="run the notebooks")
+    run.add_argument("names", nargs="*", metavar="NAME", help="03, 03_baseline_ann or a path; all if none is named")
+    run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
+    _add_conditions(run, _run_command)
+    figures = commands.add_parser("figures", help="list the course's figures, or make some of them again")
+    figures.add_argument("figures", nargs="*", metavar="NAME", help="such as 03_loss; all are listed if none is named")
+    _add_conditions(figures, _figures_command)
     add_data(commands.add_parser("data", help="fetch, verify or find the MNIST files"))
     add_study(commands.add_parser("study", help="train every variant over several seeds into study.csv"))
     doctor = commands.add_parser("doctor", help="check this installation")
@@ -43,20 +83,16 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``run``."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help="03, 03_baseline_ann or a path; all if none is named")
+def _add_conditions(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int]) -> None:
+    """Add the options that say how notebooks are run, and what runs them."""
     parser.add_argument("--profile", choices=PROFILES, default="full", help="quick: little training (default: full)")
     parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="notebooks at once (default: cores)")
-    parser.add_argument("--output", type=Path, default=Path("build"), help="folder for results (default: build)")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
+    parser.add_argument("--output", type=Path, help="folder for results (default: build; with -p one in it)")
     parser.add_argument("--data", default="auto", help="auto, folder, cache, download, sample or a folder's path")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, mps or xpu (default: cpu)")
     parser.add_argument("--timeout", type=positive, default=3600, help="seconds that a cell may take (default: 3600)")
     parser.add_argument("--notebooks", type=Path, help="folder with the notebooks (default: the course's)")
-    parser.add_argument("--record", action="store_true", help="keep the times in times.csv")
-    parser.add_argument("--in-place", action="store_true", help="also put the outputs into the notebooks themselves")
-    parser.set_defaults(command=run_command)
+    parser.set_defaults(command=command)
 
 
 def positive(text: str) -> int:
@@ -66,42 +102,59 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def run_command(options: argparse.Namespace) -> int:
+def _run_command(options: argparse.Namespace) -> int:
     """Run notebooks; return 1 if one of them failed."""
-    from gan_tutorial.data import notice, resolve_source
+    from gan_tutorial.data import MNIST, SAMPLE, notice, resolve_source
     from gan_tutorial.device import choose_device
-    from gan_tutorial.tools import outputs, runner
-    from gan_tutorial.tools.tasks import NOTEBOOKS, RunError, Settings, choose_notebooks, make_tasks
+    from gan_tutorial.tools import runner
+    from gan_tutorial.tools.tasks import Settings, choose_notebooks, make_tasks
     from gan_tutorial.training import IMAGES_PER_EPOCH
 
-    if options.in_place and options.parameters:
-        raise RunError("--in-place with -p would store outputs that the notebook's own parameters do not give.")
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # ends the workers first, like Ctrl-C
-    notebooks = choose_notebooks(options.names, options.notebooks or NOTEBOOKS)
     given = dict(options.parameters)
-    images = IMAGES_PER_EPOCH[options.profile]
+    notebooks = choose_notebooks(options.names, options.notebooks)
     make_tasks(notebooks, given, {})  # a wrong parameter is told before anything is fetched
+    output = options.output or _usual_output(given)
+    changed = tuple(given)
     device = str(choose_device(given.pop("device_name", options.device)))
     asked_for = given.pop("data_source", options.data)
     source = resolve_source(asked_for)
     print(notice(source, asked_for=asked_for), flush=True)
-    path = Path(source).expanduser()
+    folder = Path(source).expanduser()
     common = {
-        "images_per_epoch": images,
-        "data_source": str(path.resolve()) if path.is_dir() else source,
+        "images_per_epoch": IMAGES_PER_EPOCH[options.profile],
+        "data_source": str(folder.resolve()) if folder.is_dir() else source,
         "device_name": device,
     }
+    data_name = SAMPLE if source == "sample" else MNIST
+    settings = Settings(output, options.profile, data_name, device, options.jobs, options.timeout, changed)
     tasks = make_tasks(notebooks, given, common)
-    settings = Settings(options.output, options.profile, source, device, options.jobs, options.timeout)
     runner.run(tasks, settings)
-    print(outputs.table(tasks))
-    if options.record:
-        outputs.record_times(tasks, settings)
-    if options.in_place:
-        outputs.put_back([task for task in tasks if not task.problem], options.output)
-        if not options.notebooks:
-            outputs.fill_readme()
     return int(any(task.problem for task in tasks))
+
+
+def _usual_output(given: dict[str, str]) -> Path:
+    """Return ``build``, or with other parameters a folder in it: they must not replace the course's own results."""
+    if not given:
+        return Path("build")
+    output = Path("build", re.sub(r"[^\w.,=+-]+", "-", ",".join(f"{name}={given[name]}" for name in given))[:100])
+    print(f"Other parameters than the notebooks': the results go to {output}.")
+    return output
+
+
+def _figures_command(options: argparse.Namespace) -> int:
+    """List the figures that the notebooks show, or run the notebooks of those that are named."""
+    from gan_tutorial.tools.outputs import figures_of
+    from gan_tutorial.tools.tasks import RunError, choose_notebooks, suggest
+
+    known = figures_of(choose_notebooks([], options.notebooks))
+    if unknown := [name for name in options.figures if name not in known]:
+        advice = suggest(unknown[0], known) or " `gan-tutorial figures` lists them."
+        raise RunError(f"There is no figure {unknown[0]!r}.{advice}")
+    for name in known if not options.figures else []:
+        print(f"{name}  ({known[name][0]})  {known[name][1]}")
+    options.names = sorted({known[name][0] for name in options.figures})
+    options.parameters = []
+    return _run_command(options) if options.names else 0
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
