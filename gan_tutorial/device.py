@@ -1,4 +1,4 @@
-"""Everything that depends on the accelerator: choosing a device, seeding, waiting for it (notebook 04)."""
+"""What every training starts from: its device (notebook 04), its seed, counts that make sense."""
 
 import torch
 
@@ -27,14 +27,10 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"There is no device called {name!r}. Choose one of: {choices}.") from None
-    if device.type not in available_devices() or (device.index or 0) >= device_count(device.type):
+    count = 1 if device.type == "cpu" else torch.accelerator.device_count()
+    if device.type not in available_devices() or (device.index or 0) >= count:
         raise ValueError(f"This machine has no device {name!r}. Choose one of: {choices}.")
     return device
-
-
-def device_count(device_type: str) -> int:
-    """Return how many devices of this type there are; a CPU counts as one."""
-    return 1 if device_type == "cpu" else torch.accelerator.device_count()
 
 
 def set_seed(seed: int) -> None:
@@ -46,3 +42,10 @@ def synchronize(device: torch.device | str) -> None:
     """Wait until ``device`` has finished its work; without this a stopwatch only times the queueing (notebook 04)."""
     if torch.device(device).type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+def check_counts(**counts: int) -> None:
+    """Raise a ValueError that names the first count below 1."""
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be 1 or more.")
