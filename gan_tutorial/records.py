@@ -177,7 +177,7 @@ def expected_accuracy(
     """Return the recorded band (low, high) of the accuracy for these settings, or None if none is recorded."""
     bands = read_table(file, BANDS).set_index(SETTINGS)
     setting = (variant, data_name, epochs, images_per_epoch)
-    return (bands.loc[setting, "low"], bands.loc[setting, "high"]) if setting in bands.index else None
+    return (bands["low"][setting], bands["high"][setting]) if setting in bands.index else None
 
 
 def report_accuracy(
