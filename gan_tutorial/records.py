@@ -68,7 +68,7 @@ def read_table(file: Path, table: Table, content: bytes | None = None) -> pd.Dat
     try:
         content = file.read_bytes() if content is None else content
         _check_lines(content.decode(), table)
-        rows = pd.read_csv(io.BytesIO(content), dtype=texts, float_precision="round_trip")
+        rows = pd.read_csv(io.BytesIO(content), dtype=texts)
         wrong = {f"{', '.join(table.key)} as in an earlier line": rows.duplicated(table.key)}
         if table is STUDY:
             runs = rows.groupby(KEY)["epoch"].transform("size")
@@ -84,7 +84,7 @@ def read_table(file: Path, table: Table, content: bytes | None = None) -> pd.Dat
 
 def _check_lines(text: str, table: Table) -> None:
     """Raise a ValueError that names the first line and column which are not as ``table`` says."""
-    header, *lines = csv.reader(io.StringIO(text or "\n"), strict=True)
+    header, *lines = csv.reader((text or "\n").splitlines(), strict=True)
     if header != table.columns:
         raise ValueError(f"line 1: expected the header {','.join(table.columns)}")
     for number, line in enumerate(lines, start=2):

@@ -53,7 +53,7 @@ def run_study(
     variants: Iterable[str] = tuple(SEEDED),
     scheduler: str = "",
 ) -> None:
-    """Train ``variants``, names in `VARIANTS`, with every seed, ``jobs`` at once, and add each finished run to ``file``.
+    """Train ``variants``, names in `VARIANTS`, with every seed, ``jobs`` at once, and add each run to ``file``.
 
     Runs that ``file`` already holds are skipped, so a study that was stopped goes on where it was. Only this process
     writes; its workers end with it, however it ends. ``source``, ``epochs`` and ``images_per_epoch`` are as for
