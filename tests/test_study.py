@@ -138,7 +138,8 @@ SCHEDULER = """
 import time
 from distributed import LocalCluster
 if __name__ == "__main__":
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster:
+    one = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "protocol": "tcp"}
+    with LocalCluster(**one, dashboard_address=":0") as cluster:
         print(cluster.scheduler_address, flush=True)
         time.sleep(600)
 """
@@ -150,7 +151,9 @@ def test_a_scheduler_that_dies_is_told_in_one_line_and_the_finished_runs_are_kep
         address = scheduler.stdout.readline().strip()
         after_rows(monkeypatch, 2, scheduler.kill)
         options = ["--data", "sample", "--images", "50", "--scheduler", address, "--output", str(file)]
-        assert main(["study", *options]) == 1
+        status = main(["study", *options])
+        scheduler.kill()
+    assert status == 1
     error = capfd.readouterr().err.splitlines()
     assert error == [
         f"gan-tutorial: error: The Dask scheduler at {address} has gone. What was finished is kept; "
