@@ -1,4 +1,4 @@
-"""Everything that depends on the accelerator: choosing a device, seeding, waiting for it (notebook 04)."""
+"""What a training stands on: a device, a seed, counts that make sense (notebook 04)."""
 
 import torch
 
@@ -32,6 +32,13 @@ def choose_device(name: str = "auto") -> torch.device:
 def set_seed(seed: int) -> None:
     """Start PyTorch's random numbers, on every device, from ``seed``: call it just before building a network."""
     torch.manual_seed(seed)
+
+
+def check_counts(**counts: int) -> None:
+    """Raise a ValueError that names the first count below 1."""
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be 1 or more.")
 
 
 def synchronize(device: torch.device | str) -> None:

@@ -7,8 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from gan_tutorial.device import check_counts
 from gan_tutorial.plots import progress_bar, show_loss
-from gan_tutorial.training import SHOW_EVERY, check_counts
+from gan_tutorial.training import SHOW_EVERY
 
 # The small first beta forgets quickly: yesterday's opponent is no guide (Radford et al. 2015, arXiv:1511.06434).
 adam = partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999), fused=True)

@@ -4,6 +4,8 @@
 """
 
 import argparse
+import hashlib
+import json
 import platform
 import time
 from collections.abc import Iterator
@@ -11,14 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from gan_tutorial._sources import DataError, replacing
 from gan_tutorial.data import DIGITS, PIXELS, MnistDataset, load_mnist
 from gan_tutorial.device import set_seed
 
 JUDGE_FILE = Path(__file__).parent / "results" / "judge.safetensors"
+JUDGE_SHA256 = "7ad9ca142e4818b92c6ae22ced6b464ce4c0f30299cc2498cbbf35622630b004"  # of that file
 FEATURES = 64
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 4, 100, 3e-3
 NEIGHBORS = 5  # k of precision, recall, density and coverage
@@ -155,30 +159,42 @@ def accuracy(judge: Judge, images: Tensor, labels: Tensor) -> float:
 
 def save_judge(judge: Judge, file: Path) -> None:
     """Write the judge's numbers, and its recipe as the file's metadata, as safetensors (no pickle)."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.to("cpu").contiguous() for name, tensor in judge.state_dict().items()}
-    unfinished = file.with_suffix(".unfinished")
-    unfinished.write_bytes(save(tensors, metadata=judge.recipe))
-    unfinished.replace(file)
+    with replacing(file) as unfinished:
+        unfinished.write(save(tensors, metadata=judge.recipe))
 
 
 def load_judge(file: Path = JUDGE_FILE, device: torch.device | str = "cpu") -> Judge:
     """Return a judge from its file; without arguments the course's own, so that all GANs meet the same ruler.
 
     Raises:
-        ValueError: the file is missing, damaged, or holds another network.
+        ValueError: the file is missing, damaged, or holds another network; or the course's own was changed.
     """
     advice = "Make it again with `python -m gan_tutorial.judging`."
     if not file.is_file():
         raise ValueError(f"There is no judge in {file}. {advice}")
+    content = file.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if file.resolve() == JUDGE_FILE.resolve() and found != JUDGE_SHA256:
+        raise ValueError(
+            f"{file} is not the course's judge: its SHA-256 is {found}, expected {JUDGE_SHA256}. Take the committed "
+            "file or install the package again; if it was trained anew on purpose, write the new one in JUDGE_SHA256."
+        )
     judge = Judge()
     try:
-        with safe_open(file, framework="pt") as opened:
-            judge.load_state_dict({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
-            judge.recipe = opened.metadata() or {}
+        judge.load_state_dict(load(content))
+        size = int.from_bytes(content[:8], "little")  # safetensors: 8 bytes that tell the size of a JSON header
+        judge.recipe = json.loads(content[8 : 8 + size]).get("__metadata__", {})
     except (SafetensorError, RuntimeError) as problem:
         raise ValueError(f"{file.name} does not hold a judge: {str(problem).splitlines()[0]} {advice}") from None
     return judge.to(device).eval()
+
+
+def check_place(file: Path) -> None:
+    """Raise a ValueError if ``file`` belongs to an installed package, not to a checkout of the course: read only."""
+    root = Path(__file__).parents[1]
+    if file.parent == JUDGE_FILE.parent and not ((root / "pyproject.toml").is_file() and (root / "notebooks").is_dir()):
+        raise ValueError(f"{file} belongs to the installed package and is read only: work in a checkout of the course.")
 
 
 # ---- the rulers ------------------------------------------------------------------------------------------------
@@ -419,13 +435,21 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=JUDGE_FILE, help="where to write it (default: the course's)")
     options = parser.parse_args()
     torch.set_num_threads(1)  # the same numbers on every run
-    train_data, test_data = load_mnist(options.data)
-    started = time.perf_counter()
-    judge = train_judge(train_data, options.seed, options.epochs)
-    seconds = time.perf_counter() - started
-    judge.recipe["test_accuracy"] = f"{accuracy(judge, test_data.images, test_data.labels):.4f}"
-    save_judge(judge, options.output)
+    try:
+        check_place(options.output)
+        train_data, test_data = load_mnist(options.data)
+        started = time.perf_counter()
+        judge = train_judge(train_data, options.seed, options.epochs)
+        seconds = time.perf_counter() - started
+        judge.recipe["test_accuracy"] = f"{accuracy(judge, test_data.images, test_data.labels):.4f}"
+        save_judge(judge, options.output)
+    except (ValueError, DataError) as problem:
+        parser.exit(1, f"{parser.prog}: error: {problem}\n")
     print(f"{judge.recipe['test_accuracy']} of {len(test_data):,} test images right, {seconds:.0f} s")
+    written = hashlib.sha256(options.output.read_bytes()).hexdigest()
+    print(f"SHA-256 of {options.output}: {written}")
+    if options.output == JUDGE_FILE and written != JUDGE_SHA256:
+        print("It is the course's judge only with this hash in JUDGE_SHA256 of gan_tutorial/judging.py.")
 
 
 if __name__ == "__main__":

@@ -1,77 +1,143 @@
-"""Results over seeds: read, added to a file, and the bands of accuracy that follow from them (notebooks 03 to 10)."""
+"""Results over seeds: their tables read strictly, rows added to them, and bands of accuracy (notebooks 03 to 10)."""
 
+import csv
+import io
 import math
-from collections.abc import Sequence
+import platform
+import re
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
+import torch
 from filelock import FileLock
 
+from gan_tutorial._sources import replacing
 from gan_tutorial.data import MnistDataset
+from gan_tutorial.device import check_counts
 from gan_tutorial.plots import show_marked
+
+
+class Table(NamedTuple):
+    """What a CSV file of results holds: its columns in order, and those that tell its rows apart."""
+
+    columns: list[str]
+    key: list[str]
+
 
 RESULTS = Path(__file__).parent / "results"
 BANDS_FILE = RESULTS / "bands.csv"
 SETTINGS = ["variant", "data", "epochs", "images_per_epoch"]
 KEY = [*SETTINGS, "seed"]  # what makes a run the same run
-UNEXPECTED = """\
-This is {points:.2f} percentage points {side} what runs with these settings ({settings}) gave.
-The usual causes:
+CONDITIONS = ["data_sha256", "device", "machine", "threads", "python", "torch"]
+STUDY = Table([*KEY, "epoch", "accuracy", "loss", *CONDITIONS, "seconds"], [*KEY, "epoch"])
+BANDS = Table([*SETTINGS, "low", "high", "origin"], SETTINGS)
+_TASK = ["notebook", "profile"]
+TIMES = Table([*_TASK, "seconds", "data", "device", "jobs", "cores", "machine", "torch", "date"], _TASK)
+# What a cell has to be, as a pattern of the whole cell and in words, for the columns that follow; in others, text.
+_KINDS = {
+    (r"[1-9]\d{0,14}", "a whole number above 0"): "epochs images_per_epoch epoch images_shown threads jobs cores",
+    (r"\d{1,15}", "a whole number"): "seed generator discriminator digits",
+    (r"-0\.0|\d+(\.\d+)?(e[+-]?\d+)?", "a number, not negative"): "loss seconds frechet score kl density nearness",
+    (r"0(\.\d+)?|1(\.0)?|\d(\.\d+)?e-\d+", "a number in 0..1"): "accuracy low high precision recall coverage copies",
+    (r"(0(\.\d+)?|1(\.0)?)?", "a number in 0..1, or nothing"): "label_accuracy",
+    (r"set in advance|\d+ seeds: [\d.]+ to [\d.]+", "its seeds, or 'set in advance'"): "origin",
+    (r"[0-9a-f]{64}", "a SHA-256"): "data_sha256",
+}
+_KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split()}
+_OUTSIDE = """{:+.2f} percentage points off what such runs ({} epochs of {:,} images, data {}) gave. The usual causes:
   1. The network was trained twice, or by cells run in another order. Restart the kernel and run all cells.
   2. It was not built right after set_seed, or its arguments are others. Look at the cell that builds it.
-  3. The data are others, in another order or scaled otherwise. Look at the line that begins with "Data:",
-     and run `gan-tutorial data --verify`.
+  3. The data are others, or in another order. Look at the line "Data:", and run `gan-tutorial data --verify`.
 If you changed something on purpose, this is your finding: keep it, and leave this check out."""
 
 
-def finished_runs(file: Path) -> set[tuple]:
-    """Return the keys of the runs that ``file`` holds."""
-    return set(pd.read_csv(file)[KEY].itertuples(index=False, name=None)) if file.exists() else set()
+def conditions(dataset: MnistDataset) -> dict[str, object]:
+    """Return what a result of training on ``dataset`` comes from: its data, this machine and its versions."""
+    here = [dataset.sha256, str(dataset.images.device), platform.machine(), torch.get_num_threads()]
+    return dict(zip(CONDITIONS, [*here, platform.python_version(), torch.__version__], strict=True))
+
+
+def read_table(file: Path, table: Table, content: bytes | None = None) -> pd.DataFrame:
+    """Return the rows of ``file``, or of the ``content`` that it shall get, which have to be as ``table`` says.
+
+    Raises:
+        ValueError: they are not, or there is no such file; tells line, column, what was expected and what to do.
+    """
+    texts = {name: str for name in table.columns if name not in _KIND_OF}
+    try:
+        content = file.read_bytes() if content is None else content
+        _check_lines(content.decode(), table)
+        rows = pd.read_csv(io.BytesIO(content), dtype=texts)
+        wrong = {f"{', '.join(table.key)} as in an earlier line": rows.duplicated(table.key)}
+        if table is STUDY:
+            runs = rows.groupby(KEY)["epoch"].transform("size")
+            wrong["the run lacks an epoch of 1 to `epochs`"] = (runs != rows["epochs"]) | (rows["epoch"] > runs)
+        for mistake, lines in wrong.items():
+            if lines.any():
+                raise ValueError(f"line {lines.argmax() + 2}, {mistake}")
+    except (OSError, ValueError, csv.Error) as problem:
+        advice = "Take the committed file again, or leave such lines out; nothing was written."
+        raise ValueError(f"{file}: {getattr(problem, 'strerror', None) or problem}. {advice}") from None
+    return rows
+
+
+def _check_lines(text: str, table: Table) -> None:
+    """Raise a ValueError that names the first line and column which are not as ``table`` says."""
+    header, *lines = csv.reader((text or "\n").splitlines(), strict=True)
+    if header != table.columns:
+        raise ValueError(f"line 1: expected the header {','.join(table.columns)}")
+    for number, line in enumerate(lines, start=2):
+        if len(line) != len(table.columns):
+            raise ValueError(f"line {number}: {len(line)} values, expected {len(table.columns)}")
+        for name, cell in zip(table.columns, line, strict=True):
+            pattern, words = _KIND_OF.get(name, (r"[^\x00-\x1f]+", "some text"))
+            if not re.fullmatch(pattern, cell, re.ASCII):
+                raise ValueError(f"line {number}, column {name}: {cell[:40]!r}, expected {words}")
+    if not text.endswith("\n"):
+        raise ValueError(f"line {len(lines) + 1}: cut off, expected the end of a line")
+
+
+def _write(file: Path, rows: pd.DataFrame, table: Table) -> None:
+    """Write a table as a whole or not at all, and nothing that `read_table` would refuse."""
+    content = rows.to_csv(index=False, lineterminator="\n").encode()
+    read_table(file, table, content)
+    with replacing(file) as unfinished:
+        unfinished.write(content)
+
+
+def add_rows(file: Path, rows: pd.DataFrame, table: Table = STUDY) -> None:
+    """Add all ``rows`` to a CSV file, or begin one, or change nothing; of rows with an equal key the newest stays.
+
+    Raises:
+        ValueError: file or rows are not as ``table`` says.
+        DataError: the file cannot be written.
+    """
+    rows = rows.reindex(columns=table.columns)
+    with FileLock(f"{file}.lock"):
+        if file.exists():
+            rows = pd.concat([read_table(file, table), rows])
+        _write(file, rows.drop_duplicates(table.key, keep="last").sort_values(table.key), table)
 
 
 def read_runs(*files: Path, data: str = "MNIST", epochs: int = 4, images_per_epoch: int = 60_000) -> pd.DataFrame:
     """Return the recorded runs of one setting: a row for each variant, seed and epoch (notebook 10).
 
-    Args:
-        files: CSV files as `run_study` writes them; of a run in several of them the last file's rows count.
-            ``gan_tutorial/results/study.csv`` if none is given.
-        data: the name of the data set, ``"MNIST"`` or ``"MNIST sample"``.
-        epochs: how many epochs the runs had.
-        images_per_epoch: images in each of their epochs.
+    Of a run in several of the ``files`` the last one's rows count; without any, ``results/study.csv`` is read.
 
     Raises:
-        ValueError: no such run is recorded; tells which settings are.
+        ValueError: no such run is recorded; tells which settings are. And see `read_table`.
     """
-    tables = [pd.read_csv(file) for file in files or (RESULTS / "study.csv",)]
-    runs = pd.concat(tables).drop_duplicates([*KEY, "epoch"], keep="last")
-    wanted = {"data": data, "epochs": epochs, "images_per_epoch": images_per_epoch}
-    chosen = runs[(runs[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+    tables = [read_table(file, STUDY) for file in files or (RESULTS / "study.csv",)]
+    runs = pd.concat(tables).drop_duplicates(STUDY.key, keep="last")
+    chosen = runs.query("data == @data and epochs == @epochs and images_per_epoch == @images_per_epoch")
     if chosen.empty:
-        there = runs[list(wanted)].drop_duplicates().itertuples(index=False, name=None)
-        raise ValueError(f"No run is recorded for {tuple(wanted.values())}; recorded are {', '.join(map(str, there))}.")
+        there = sorted(set(runs[SETTINGS[1:]].itertuples(index=False, name=None)))
+        raise ValueError(f"No run is recorded for {(data, epochs, images_per_epoch)}; recorded are {there}.")
     return chosen.reset_index(drop=True)
 
 
-def add_rows(file: Path, rows: pd.DataFrame, key: Sequence[str] = (*KEY, "epoch")) -> None:
-    """Add ``rows`` to a CSV file so that, whatever happens, it holds all of them or none.
-
-    Of rows with an equal ``key`` the newest stays.
-
-    Raises:
-        ValueError: a row does not say which run and epoch it belongs to.
-    """
-    if missing := set(key) - set(rows.columns):
-        raise ValueError(f"Rows for {file.name} lack {', '.join(sorted(missing))}; nothing was written.")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):
-        if file.exists():
-            rows = pd.concat([pd.read_csv(file), rows])
-        unfinished = file.with_suffix(".unfinished")
-        rows.drop_duplicates(list(key), keep="last").sort_values(list(key)).to_csv(unfinished, index=False)
-        unfinished.replace(file)
-
-
-def band(accuracies: pd.Series) -> pd.Series:
+def band(accuracies: pd.Series) -> dict[str, object]:
     """Return the band of accuracies to expect, from those of several seeds.
 
     The rule: from the lowest to the highest seen, widened on both sides by three standard deviations, but by at least
@@ -81,64 +147,54 @@ def band(accuracies: pd.Series) -> pd.Series:
     low = math.floor((accuracies.min() - margin) * 200) / 200
     high = math.ceil((accuracies.max() + margin) * 200) / 200
     origin = f"{len(accuracies)} seeds: {accuracies.min():.4f} to {accuracies.max():.4f}"
-    return pd.Series({"low": max(low, 0.0), "high": min(high, 1.0), "origin": origin})
+    return {"low": max(low, 0.0), "high": min(high, 1.0), "origin": origin}
 
 
-def write_bands(study_file: Path, bands_file: Path) -> None:
-    """Write the band of every variant and setting with several seeds in ``study_file``.
+def write_bands(study_file: Path, file: Path, fewer_seeds: bool = False) -> None:
+    """Write the bands of all settings with several seeds in ``study_file``; bands "set in advance" stay as they are.
 
-    A single run shows no scatter and gives no band. Bands "set in advance" stay as they are.
+    Raises:
+        ValueError: a recorded band would lose seeds or vanish, and ``fewer_seeds`` is not set; see `read_table`.
     """
-    study = pd.read_csv(study_file)
-    last = study[study["epoch"] == study["epochs"]]
-    several = last[last.groupby(SETTINGS)["seed"].transform("nunique") > 1]
-    measured = pd.DataFrame(
-        [
-            dict(zip(SETTINGS, key, strict=True)) | dict(band(rows["accuracy"]))
-            for key, rows in several.groupby(SETTINGS)
-        ]
-    )
-    old = pd.read_csv(bands_file) if bands_file.exists() else measured.iloc[:0]
-    kept = old[old["origin"].str.startswith("set in advance")]
-    bands = pd.concat([kept, measured]).drop_duplicates(SETTINGS).sort_values(["data", "images_per_epoch", "variant"])
-    unfinished = bands_file.with_suffix(".unfinished")
-    bands.to_csv(unfinished, index=False)
-    unfinished.replace(bands_file)
+    runs = read_table(study_file, STUDY).query("epoch == epochs").groupby(SETTINGS)["accuracy"]
+    several = [dict(zip(SETTINGS, key, strict=True)) | band(seeds) for key, seeds in runs if len(seeds) > 1]
+    bands = pd.DataFrame(several, columns=BANDS.columns)
+    with FileLock(f"{file}.lock"):
+        old = read_table(file, BANDS) if file.exists() else bands.iloc[:0]
+        measured = old["origin"] != "set in advance"
+        for *setting, _, _, origin in old[measured].itertuples(index=False):
+            before, now = int(origin.split()[0]), runs.size().get(tuple(setting), 0)
+            if now < before and not fewer_seeds:
+                lost = f"the band of {', '.join(map(str, setting))} comes from {before} seeds, {study_file} holds {now}"
+                raise ValueError(f"{file} stays as it is: {lost}. Train the others, or allow it with --fewer-seeds.")
+        bands = pd.concat([old[~measured], bands]).drop_duplicates(SETTINGS)
+        _write(file, bands.sort_values(["data", "images_per_epoch", "variant"]), BANDS)
 
 
 def expected_accuracy(
-    variant: str, data_name: str, epochs: int, images_per_epoch: int, bands_file: Path = BANDS_FILE
+    variant: str, data_name: str, epochs: int, images_per_epoch: int, file: Path = BANDS_FILE
 ) -> tuple[float, float] | None:
     """Return the recorded band (low, high) of the accuracy for these settings, or None if none is recorded."""
-    bands = pd.read_csv(bands_file)
-    settings = {"variant": variant, "data": data_name, "epochs": epochs, "images_per_epoch": images_per_epoch}
-    fitting = bands[(bands[list(settings)] == pd.Series(settings)).all(axis=1)]
-    return (fitting["low"].iloc[0], fitting["high"].iloc[0]) if len(fitting) else None
+    bands = read_table(file, BANDS).set_index(SETTINGS)
+    setting = (variant, data_name, epochs, images_per_epoch)
+    return (bands["low"][setting], bands["high"][setting]) if setting in bands.index else None
 
 
 def report_accuracy(
-    variant: str,
-    accuracy: float,
-    test_data: MnistDataset,
-    epochs: int,
-    images_per_epoch: int,
-    bands_file: Path = BANDS_FILE,
+    variant: str, accuracy: float, test_data: MnistDataset, epochs: int, images_per_epoch: int, file: Path = BANDS_FILE
 ) -> None:
     """Show the accuracy beside the band that ``gan_tutorial/results/bands.csv`` records for these settings.
 
-    Outside the band, what was expected, the usual causes and what to look at are shown first.
-
     Raises:
-        AssertionError: the accuracy lies outside the band.
+        AssertionError: the accuracy lies outside the band; the usual causes and what to look at are printed first.
+        ValueError: a count below 1; see `read_table`.
     """
-    band = expected_accuracy(variant, test_data.name, epochs, images_per_epoch, bands_file)
+    check_counts(epochs=epochs, images_per_epoch=images_per_epoch)
+    band = expected_accuracy(variant, test_data.name, epochs, images_per_epoch, file)
     text = f"{variant}: {accuracy:.2%} of {len(test_data):,} test images right"
     note = f"expected {band[0]:.1%} to {band[1]:.1%}" if band else "no band is recorded for these settings"
-    mark = {"variant": variant, "accuracy": accuracy, "expected": band}
-    show_marked({"text/plain": f"{text} ({note})"}, mark)
+    show_marked({"text/plain": f"{text} ({note})"}, {"variant": variant, "accuracy": accuracy, "expected": band})
     if band and not band[0] <= accuracy <= band[1]:
-        outside = max(band[0] - accuracy, accuracy - band[1])
-        settings = f"{epochs} epochs of {images_per_epoch:,} images, data {test_data.name}"
-        side = "below" if accuracy < band[0] else "above"
-        print(UNEXPECTED.format(points=100 * outside, side=side, settings=settings))
+        outside = accuracy - band[0] if accuracy < band[0] else accuracy - band[1]
+        print(_OUTSIDE.format(100 * outside, epochs, images_per_epoch, test_data.name))
         raise AssertionError(f"{text}, but {note} on {test_data.name}. See the hints above.")

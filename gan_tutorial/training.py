@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gan_tutorial.backprop import closed_form_step
 from gan_tutorial.data import MnistDataset
+from gan_tutorial.device import check_counts
 from gan_tutorial.network import ANN
 from gan_tutorial.plots import progress_bar, show_loss
 
@@ -75,13 +76,6 @@ def train(
             history.append(Epoch(epoch + 1, sum(losses) / max(len(losses), 1), accuracy))
         show_loss(bar, network.progress)
     return history
-
-
-def check_counts(**counts: int) -> None:
-    """Raise a ValueError that names the first count below 1."""
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be 1 or more.")
 
 
 def _check_data(network: ANN, dataset: MnistDataset) -> None:

@@ -1,7 +1,6 @@
 """What the GANs of the course came to: said in a notebook, recorded over seeds, read again (notebooks 23 to 27)."""
 
-import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import pandas as pd
@@ -10,19 +9,20 @@ from torch import Tensor, nn
 
 from gan_tutorial.data import DIGITS, MnistDataset
 from gan_tutorial.gan import draw_noise, generate
-from gan_tutorial.judging import Verdict
+from gan_tutorial.judging import Verdict, check_place
 from gan_tutorial.plots import show_marked
-from gan_tutorial.records import RESULTS, add_rows
+from gan_tutorial.records import CONDITIONS, RESULTS, Table, add_rows, conditions, read_table
 
 VERDICTS_FILE = RESULTS / "gans.csv"
 SETTINGS = ["gan", "data", "images_shown"]
 KEY = [*SETTINGS, "seed"]  # what makes a training the same training
+METRICS = [field.name for field in fields(Verdict)]
+GANS = Table([*KEY, "generator", "discriminator", "seconds", *METRICS, "label_accuracy", *CONDITIONS], KEY)
 IMAGES = 10_000  # images that a GAN is judged by
 FIXED_NOISE = 2_147_483_647  # seed of the noise that every GAN is judged with; no training uses it
 # Twice the farthest recorded Frechet distance is still usual: GANs scatter, and rounding differs by machine.
 MARGIN = 1.0
 FEWEST_SEEDS = 3
-ADVICE = "Take results/gans.csv as it was committed, or move the file away to begin a new one."
 UNEXPECTED = """\
 The Fréchet distance is {frechet:.1f}; from recorded trainings with these settings at most {limit:.1f} was expected.
 The usual causes:
@@ -102,12 +102,7 @@ class GanRun:
             "seconds": round(self.seconds, 1),
             **values,
             "label_accuracy": self.label_accuracy,
-            "data_sha256": self.train_data.sha256,
-            "device": str(self.train_data.images.device),
-            "machine": platform.machine(),
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
+            **conditions(self.train_data),
         }
 
 
@@ -135,10 +130,13 @@ def report_gan(run: GanRun, record: bool = False, file: Path = VERDICTS_FILE) ->
             f"{run.gan}: {run.judged:,} images were judged. Only verdicts of {IMAGES:,} are recorded: distances "
             f"compare at equal counts alone. Leave `judged` at {IMAGES:,}, or `record` at False."
         )
-    comparable = run.judged == IMAGES
+    if record:
+        check_place(file)
+    known = file.exists() or not record  # where a record begins, nothing is expected yet
+    comparable = run.judged == IMAGES and known
     limit = expected_frechet(run.gan, run.train_data.name, run.images_shown, file) if comparable else None
     if record:  # only now: a run must not widen the limit that it is held to
-        add_rows(file, pd.DataFrame([run.row()]), KEY)
+        add_rows(file, pd.DataFrame([run.row()]), GANS)
     verdict = run.verdict
     text = f"{run.gan}: Fréchet distance {verdict.frechet:.1f}, score {verdict.score:.2f}, {verdict.digits} digits"
     if run.label_accuracy is not None:
@@ -182,18 +180,5 @@ def read_verdicts(file: Path = VERDICTS_FILE, data: str = "MNIST") -> pd.DataFra
 
 
 def read_rows(file: Path) -> pd.DataFrame:
-    """Return all rows of ``file``, or none if there is no such file.
-
-    Raises:
-        ValueError: it is not a table of GANs.
-    """
-    needed = [*KEY, "frechet"]
-    if not file.exists():
-        return pd.DataFrame(columns=needed)
-    try:
-        rows = pd.read_csv(file)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as problem:
-        raise ValueError(f"{file.name} is no table of GANs: {str(problem).strip()}. {ADVICE}") from None
-    if missing := [name for name in needed if name not in rows]:
-        raise ValueError(f"{file.name} is no table of GANs: it has no column {', '.join(missing)}. {ADVICE}")
-    return rows
+    """Return all rows of ``file``; a ValueError as for `read_table` if there is no such table."""
+    return read_table(file, GANS)

@@ -1,5 +1,6 @@
 """The rulers agree with independent ones, with cases known in closed form, and say what is wrong with bad input."""
 
+import hashlib
 import math
 
 import numpy as np
@@ -25,6 +26,8 @@ from gan_tutorial.judging import (
     spread,
     train_judge,
 )
+
+PINNED = "7ad9ca142e4818b92c6ae22ced6b464ce4c0f30299cc2498cbbf35622630b004"
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +111,9 @@ def test_the_command_writes_a_judge(tmp_path, monkeypatch, capsys):
     judging.main()
     made = load_judge(tmp_path / "j.safetensors")
     assert made.recipe["seed"] == "7"
-    assert f"{made.recipe['test_accuracy']} of 1,000 test images right" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert f"{made.recipe['test_accuracy']} of 1,000 test images right" in output
+    assert hashlib.sha256((tmp_path / "j.safetensors").read_bytes()).hexdigest() in output
     assert float(made.recipe["test_accuracy"]) > 0.9
 
 
@@ -124,6 +129,33 @@ def test_a_missing_or_damaged_file_says_how_to_make_it_again(tmp_path, judge):
     save_judge(other, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="does not hold a judge"):
         load_judge(tmp_path / "other.safetensors")
+
+
+def test_a_changed_copy_of_the_shipped_judge_is_refused(tmp_path, monkeypatch):
+    content = bytearray(judging.JUDGE_FILE.read_bytes())
+    content[-40_000:] = bytes(40_000)  # still a judge for safetensors, and for torch
+    changed = tmp_path / "judge.safetensors"
+    changed.write_bytes(content)
+    assert load_judge(changed).recipe["seed"] == "0"  # a file of one's own is not pinned
+    found = hashlib.sha256(content).hexdigest()
+    monkeypatch.setattr(judging, "JUDGE_FILE", changed)
+    with pytest.raises(ValueError, match=f"is not the course's judge: its SHA-256 is {found}, expected {PINNED}. Take"):
+        load_judge(changed)
+
+
+def test_the_shipped_judge_is_the_pinned_one():
+    assert hashlib.sha256(judging.JUDGE_FILE.read_bytes()).hexdigest() == PINNED == judging.JUDGE_SHA256
+
+
+def test_the_command_does_not_write_into_an_installed_package(monkeypatch, capsys):
+    monkeypatch.setattr(judging, "__file__", "/usr/lib/python3/site-packages/gan_tutorial/judging.py")
+    monkeypatch.setattr("sys.argv", ["judging", "--data", "sample", "--epochs", "1"])
+    with pytest.raises(SystemExit, match="1"):
+        judging.main()
+    error = capsys.readouterr().err
+    assert error.startswith("python -m gan_tutorial.judging: error: ")
+    assert "belongs to the installed package and is read only" in error
+    assert error.count("\n") == 1
 
 
 def test_features_are_what_the_decision_is_made_of(judge, sample):

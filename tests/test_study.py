@@ -1,28 +1,22 @@
 """A study keeps every finished run once, and goes on where it was stopped."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from itertools import product
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 from distributed import Client, LocalCluster
 from torch import nn
 
 from gan_tutorial.recipes import FACTORIAL, IMPROVEMENTS, SEEDED, VARIANTS
-from gan_tutorial.records import (
-    KEY,
-    RESULTS,
-    SETTINGS,
-    add_rows,
-    expected_accuracy,
-    finished_runs,
-    read_runs,
-    write_bands,
-)
+from gan_tutorial.records import BANDS, KEY, RESULTS, STUDY, add_rows, read_table
 from gan_tutorial.tools import study
 from gan_tutorial.tools.cli import main
 from gan_tutorial.tools.study import run_study
@@ -85,23 +79,27 @@ def cluster():
         yield cluster
 
 
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """The results of a study of three seeds, trained in this process."""
+    file = tmp_path_factory.mktemp("here") / "study.csv"
+    run_study(file, seeds=range(3), **TINY)
+    return read_table(file, STUDY)
+
+
 def executed(cluster):
     """How many tasks each worker has finished."""
     with Client(cluster.scheduler_address) as client:
         return client.run(lambda dask_worker: dask_worker.state.executed_count)
 
 
-def test_a_cluster_trains_the_same_runs_and_no_row_is_lost_or_doubled(cluster, tmp_path):
+def test_a_cluster_trains_the_same_runs_and_no_row_is_lost_or_doubled(cluster, here, tmp_path):
     file = tmp_path / "study.csv"
     run_study(file, seeds=[1], **TINY)
     assert sum(executed(cluster).values()) == 0
-    run_study(file, seeds=range(4), **TINY, scheduler=cluster.scheduler_address)
+    run_study(file, seeds=range(3), **TINY, scheduler=cluster.scheduler_address)
     assert all(count > 0 for count in executed(cluster).values())
-    rows = pd.read_csv(file)
-    assert len(rows) == 4 * 2 * len(SEEDED)
-    assert not rows.duplicated([*KEY, "epoch"]).any()
-    run_study(tmp_path / "here.csv", seeds=range(4), **TINY)
-    pd.testing.assert_frame_equal(rows[RESULT], pd.read_csv(tmp_path / "here.csv")[RESULT])
+    pd.testing.assert_frame_equal(read_table(file, STUDY)[RESULT], here[RESULT])
 
 
 def test_a_cluster_with_nothing_left_to_do_changes_nothing(cluster, tmp_path):
@@ -110,6 +108,58 @@ def test_a_cluster_with_nothing_left_to_do_changes_nothing(cluster, tmp_path):
     first = file.read_bytes()
     run_study(file, seeds=[0], **TINY, variants=["Adam"], scheduler=cluster.scheduler_address)
     assert file.read_bytes() == first
+
+
+def after_rows(monkeypatch, count, do):
+    """Let ``do`` happen once, as soon as a study has added the rows of ``count`` runs."""
+    added = []
+
+    def add(file, rows):
+        add_rows(file, rows)
+        added.append(rows)
+        if len(added) == count:
+            do()
+
+    monkeypatch.setattr(study, "add_rows", add)
+    return added
+
+
+def test_a_cluster_worker_killed_between_two_results_costs_no_row(cluster, here, tmp_path, monkeypatch):
+    file, workers = tmp_path / "study.csv", list(cluster.workers.values())
+    pids = [worker.process.process.pid for worker in workers]
+    added = after_rows(monkeypatch, 2, lambda: os.kill(pids[0], signal.SIGKILL))
+    run_study(file, seeds=range(3), **TINY, scheduler=cluster.scheduler_address)
+    assert not psutil.pid_exists(pids[0])
+    assert len(added) == 3 * len(SEEDED)  # each run came back once
+    pd.testing.assert_frame_equal(read_table(file, STUDY)[RESULT], here[RESULT])
+
+
+SCHEDULER = """
+import time
+from distributed import LocalCluster
+if __name__ == "__main__":
+    one = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "protocol": "tcp"}
+    with LocalCluster(**one, dashboard_address=":0") as cluster:
+        print(cluster.scheduler_address, flush=True)
+        time.sleep(600)
+"""
+
+
+def test_a_scheduler_that_dies_is_told_in_one_line_and_the_finished_runs_are_kept(tmp_path, monkeypatch, capfd):
+    file = tmp_path / "study.csv"
+    with subprocess.Popen([sys.executable, "-c", SCHEDULER], stdout=subprocess.PIPE, text=True) as scheduler:
+        address = scheduler.stdout.readline().strip()
+        after_rows(monkeypatch, 2, scheduler.kill)
+        options = ["--data", "sample", "--images", "50", "--scheduler", address, "--output", str(file)]
+        status = main(["study", *options])
+        scheduler.kill()
+    assert status == 1
+    error = capfd.readouterr().err.splitlines()
+    assert error == [
+        f"gan-tutorial: error: The Dask scheduler at {address} has gone. What was finished is kept; "
+        "start the cluster and then the study again."
+    ]
+    assert len(read_table(file, STUDY)) == 2 * 4
 
 
 def test_workers_with_several_threads_are_refused(tmp_path):
@@ -122,27 +172,13 @@ def test_workers_with_several_threads_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense", "carrier-pigeon://loft", "127.0.0.1:many"])
-def test_a_wrong_address_is_told_in_one_line(address, monkeypatch, capfd):
+def test_a_wrong_address_is_told_in_one_line(address, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(study, "CONNECT_SECONDS", 1)
-    assert main(["study", "--data", "sample", "--scheduler", address]) == 1
+    options = ["--data", "sample", "--output", str(tmp_path / "study.csv")]
+    assert main(["study", *options, "--scheduler", address]) == 1
     error = [line for line in capfd.readouterr().err.splitlines() if line]
     assert len(error) == 1
     assert error[0].startswith(f"gan-tutorial: error: No Dask scheduler answers at '{address}'")
-
-
-def test_read_runs_picks_one_setting_and_the_last_file_counts(tmp_path):
-    old, new = tmp_path / "old.csv", tmp_path / "new.csv"
-    pd.concat([runs([0.881, 0.882]), runs([0.5]).assign(images_per_epoch=1_500)]).to_csv(old, index=False)
-    runs([0.883]).to_csv(new, index=False)
-    assert sorted(read_runs(old)["accuracy"]) == [0.881, 0.882]
-    assert read_runs(old, new).sort_values("seed")["accuracy"].tolist() == [0.883, 0.882]
-    assert read_runs(old, images_per_epoch=1_500)["accuracy"].tolist() == [0.5]
-
-
-def test_read_runs_tells_what_is_recorded(tmp_path):
-    runs([0.881]).to_csv(tmp_path / "study.csv", index=False)
-    with pytest.raises(ValueError, match=r"\('MNIST', 4, 300\); recorded are \('MNIST', 4, 60000\)"):
-        read_runs(tmp_path / "study.csv", images_per_epoch=300)
 
 
 def test_a_killed_study_goes_on_and_loses_or_doubles_nothing(tmp_path):
@@ -166,64 +202,84 @@ def test_a_killed_study_goes_on_and_loses_or_doubles_nothing(tmp_path):
     assert len(kept) == len(before)
 
 
-def test_rows_without_a_key_are_refused_and_the_file_stays(tmp_path):
+STUDY_OF_TWO = """
+import sys
+from pathlib import Path
+from gan_tutorial.tools.study import run_study
+if __name__ == "__main__":
+    run_study(Path(sys.argv[1]), "sample", range(9), epochs=4, images_per_epoch=9_000, jobs=2, variants=["baseline"])
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGHUP", "SIGINT"])
+def test_the_workers_of_a_study_end_with_it_however_it_ends(tmp_path, name):
+    if not hasattr(signal, name):
+        pytest.skip(f"this system has no {name}")
     file = tmp_path / "study.csv"
-    add_rows(file, pd.DataFrame([dict.fromkeys([*KEY, "epoch"], 1)]))
+    command = [sys.executable, "-c", STUDY_OF_TWO, str(file)]
+    stopped = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while stopped.poll() is None and not file.exists():
+        time.sleep(0.05)
+    workers = psutil.Process(stopped.pid).children(recursive=True)
+    assert len(workers) >= 2
+    stopped.send_signal(getattr(signal, name))  # and nobody waits for it: even as a zombie it must count as gone
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    stopped.wait(timeout=10)
+    assert alive == []
+    assert read_table(file, STUDY)["epoch"].max() == 4  # whole runs only
+
+
+# ---- the command -----------------------------------------------------------------------------------------------
+
+
+def test_the_command_trains_named_networks_into_a_file_and_writes_their_bands_beside_it(tmp_path):
+    file = tmp_path / "new" / "study.csv"
+    committed = {path: path.read_bytes() for path in RESULTS.iterdir() if path.suffix == ".csv"}
+    options = ["--data", "sample", "--images", "50", "--seeds", "2", "--jobs", "1", "--output", str(file)]
+    assert main(["study", "Adam", "BCELoss + Adam", *options]) == 0
+    rows = read_table(file, STUDY)
+    assert sorted(set(rows["variant"])) == ["Adam", "BCELoss + Adam"]
+    assert (set(rows["seed"]), set(rows["epochs"]), set(rows["images_per_epoch"])) == ({0, 1}, {4}, {50})
+    assert read_table(file.with_name("bands.csv"), BANDS)["variant"].tolist() == ["Adam", "BCELoss + Adam"]
+    assert {path: path.read_bytes() for path in committed} == committed
+
+
+def test_without_a_checkout_the_command_asks_for_a_file(monkeypatch, capsys):
+    monkeypatch.setattr(study, "checkout", lambda: None)
+    assert main(["study", "--data", "sample"]) == 1
+    error = capsys.readouterr().err
+    assert error == (
+        "gan-tutorial: error: There is no checkout of the course here: name the file to add to with --output FILE.\n"
+    )
+
+
+def test_fewer_seeds_have_to_be_asked_for(tmp_path, capsys):
+    file = tmp_path / "study.csv"
+    options = ["study", "Adam", "--data", "sample", "--images", "50", "--jobs", "1", "--output", str(file)]
+    assert main([*options, "--seeds", "3"]) == 0
+    file.unlink()
+    assert main([*options, "--seeds", "2"]) == 1
+    assert "comes from 3 seeds" in capsys.readouterr().err
+    assert main([*options, "--seeds", "2", "--fewer-seeds"]) == 0
+
+
+def test_a_damaged_study_stops_the_command_before_anything_is_trained(tmp_path, capsys):
+    file = tmp_path / "study.csv"
+    shutil.copy(RESULTS / "study.csv", file)
+    file.write_text(file.read_text()[:5_000])
     before = file.read_bytes()
-    with pytest.raises(ValueError, match="seed"):
-        add_rows(file, pd.DataFrame([{"variant": "baseline"}]))
+    assert main(["study", "--data", "sample", "--output", str(file)]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    assert "expected" in output.err
     assert file.read_bytes() == before
-    assert finished_runs(file) == {(1, 1, 1, 1, 1)}
 
 
-def runs(accuracies):
-    """Rows of finished runs with these accuracies, one a seed."""
-    settings = {"variant": "baseline", "data": "MNIST", "epochs": 4, "images_per_epoch": 60_000}
-    return pd.DataFrame([settings | {"seed": i, "epoch": 4, "accuracy": a} for i, a in enumerate(accuracies)])
-
-
-def test_a_band_is_the_range_seen_widened_by_a_point_and_rounded_outwards(tmp_path):
-    runs([0.881, 0.882, 0.883]).to_csv(tmp_path / "study.csv", index=False)
-    write_bands(tmp_path / "study.csv", tmp_path / "bands.csv")
-    assert expected_accuracy("baseline", "MNIST", 4, 60_000, tmp_path / "bands.csv") == (0.87, 0.895)
-
-
-def test_a_band_grows_with_the_scatter_of_the_seeds(tmp_path):
-    runs([0.80, 0.82, 0.84]).to_csv(tmp_path / "study.csv", index=False)  # standard deviation 0.02
-    write_bands(tmp_path / "study.csv", tmp_path / "bands.csv")
-    assert expected_accuracy("baseline", "MNIST", 4, 60_000, tmp_path / "bands.csv") == (0.74, 0.9)
-
-
-def test_only_the_last_epoch_counts_for_a_band(tmp_path):
-    early = runs([0.1, 0.2]).assign(epoch=1)
-    pd.concat([early, runs([0.88, 0.88])]).to_csv(tmp_path / "study.csv", index=False)
-    write_bands(tmp_path / "study.csv", tmp_path / "bands.csv")
-    assert expected_accuracy("baseline", "MNIST", 4, 60_000, tmp_path / "bands.csv") == (0.87, 0.89)
-
-
-def test_a_single_run_gives_no_band(tmp_path):
-    once = runs([0.9]).assign(variant="BCELoss + Adam")
-    pd.concat([runs([0.88, 0.88]), once]).to_csv(tmp_path / "study.csv", index=False)
-    write_bands(tmp_path / "study.csv", tmp_path / "bands.csv")
-    assert pd.read_csv(tmp_path / "bands.csv")["variant"].tolist() == ["baseline"]
-
-
-def test_a_band_set_in_advance_stays(tmp_path):
-    stated = "variant,data,epochs,images_per_epoch,low,high,origin\nbaseline,MNIST,4,60000,0.86,0.9,set in advance\n"
-    (tmp_path / "bands.csv").write_text(stated)
-    runs([0.881, 0.882]).to_csv(tmp_path / "study.csv", index=False)
-    write_bands(tmp_path / "study.csv", tmp_path / "bands.csv")
-    assert (tmp_path / "bands.csv").read_text() == stated
-
-
-def test_committed_bands_are_those_of_the_committed_study(tmp_path):
-    shutil.copy(RESULTS / "bands.csv", tmp_path / "bands.csv")
-    write_bands(RESULTS / "study.csv", tmp_path / "bands.csv")
-    assert (tmp_path / "bands.csv").read_bytes() == (RESULTS / "bands.csv").read_bytes()
-
-
-def test_every_recorded_full_run_on_mnist_lies_in_its_band():
-    study, bands = pd.read_csv(RESULTS / "study.csv"), pd.read_csv(RESULTS / "bands.csv")
-    both = study[study["epoch"] == study["epochs"]].merge(bands, on=SETTINGS)
-    assert len(both) > 0
-    assert both["accuracy"].between(both["low"], both["high"]).all()
+def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    options = ["--data", "sample", "--images", "50", "--seeds", "1", "--jobs", "1"]
+    assert main(["study", "Adam", *options, "--output", str(tmp_path / "file" / "study.csv")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("gan-tutorial: error: ")
+    assert error.count("\n") == 1

@@ -6,12 +6,7 @@ import torch
 from gan_tutorial.data import MnistDataset
 from gan_tutorial.device import set_seed
 from gan_tutorial.network import ANN
-from gan_tutorial.records import expected_accuracy, report_accuracy
 from gan_tutorial.training import batches, evaluate, images_per_epoch_of_profile, predict, train
-
-BANDS = """variant,data,epochs,images_per_epoch,low,high,origin
-baseline,tiny,4,60000,0.4,0.6,made up for this test
-"""
 
 
 def tiny_dataset(labels):
@@ -113,38 +108,6 @@ def test_an_unknown_profile_is_refused(monkeypatch):
     monkeypatch.setenv("GAN_TUTORIAL_PROFILE", "fast")
     with pytest.raises(ValueError, match="choose one of: full, quick"):
         images_per_epoch_of_profile()
-
-
-def test_a_band_belongs_to_its_settings_alone(tmp_path):
-    bands = tmp_path / "bands.csv"
-    bands.write_text(BANDS)
-    assert expected_accuracy("baseline", "tiny", 4, 60_000, bands) == (0.4, 0.6)
-    assert expected_accuracy("baseline", "tiny", 1, 60_000, bands) is None
-    assert expected_accuracy("Adam", "tiny", 4, 60_000, bands) is None
-
-
-def test_an_accuracy_inside_its_band_is_shown_without_hints(tmp_path, capsys):
-    bands = tmp_path / "bands.csv"
-    bands.write_text(BANDS)
-    for accuracy in (0.4, 0.5, 0.6):
-        report_accuracy("baseline", accuracy, tiny_dataset([1]), 4, 60_000, bands)
-    output = capsys.readouterr().out
-    assert output.count("expected 40.0% to 60.0%") == 3
-    assert "usual causes" not in output
-
-
-@pytest.mark.parametrize(("accuracy", "how_far"), [(0.61, "1.00 percentage points above"), (0.375, "2.50 percentage")])
-def test_an_accuracy_outside_its_band_fails_with_a_friendly_hint(tmp_path, capsys, accuracy, how_far):
-    bands = tmp_path / "bands.csv"
-    bands.write_text(BANDS)
-    with pytest.raises(AssertionError, match=r"expected 40.0% to 60.0% on tiny. See the hints above."):
-        report_accuracy("baseline", accuracy, tiny_dataset([1]), 4, 60_000, bands)
-    output = capsys.readouterr().out
-    assert f"{accuracy:.2%} of 1 test images right (expected 40.0% to 60.0%)" in output
-    assert how_far in output
-    assert "4 epochs of 60,000 images, data tiny" in output
-    for hint in ("usual causes", "Restart the kernel", "set_seed", "gan-tutorial data --verify"):
-        assert hint in output
 
 
 def test_quiet_training_prints_nothing_and_learns_the_same(capsys):

@@ -14,7 +14,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from torch import nn
 
-from gan_tutorial import verdicts
+from gan_tutorial import judging, verdicts
 from gan_tutorial.data import MnistDataset
 from gan_tutorial.judging import Verdict
 from gan_tutorial.verdicts import GanRun, expected_frechet, make_images, read_verdicts, report_gan
@@ -41,13 +41,16 @@ def make_run(frechet=12.0, seed=0, **other):
     )
 
 
+def recorded(frechet, seed=0, **settings):
+    """A row of a run with this distance and these settings."""
+    return make_run(frechet, seed).row() | settings
+
+
 @pytest.fixture
 def file(tmp_path):
     """Three recorded seeds of "first try", and rows with other settings that must not count."""
-    settings = {"gan": "first try", "data": "tiny", "images_shown": 600}
-    rows = [settings | {"seed": seed, "frechet": frechet} for seed, frechet in enumerate([10.0, 20.0, 15.0])]
-    for other in ({"gan": "repaired"}, {"data": "MNIST"}, {"images_shown": 6_000}):
-        rows.append(settings | {"seed": 0, "frechet": 1_000.0} | other)
+    rows = [recorded(frechet, seed) for seed, frechet in enumerate([10.0, 20.0, 15.0])]
+    rows += [recorded(1_000.0, **other) for other in ({"gan": "repaired"}, {"data": "MNIST"}, {"images_shown": 6_000})]
     pd.DataFrame(rows).to_csv(tmp_path / "gans.csv", index=False)
     return tmp_path / "gans.csv"
 
@@ -141,9 +144,20 @@ def test_a_run_is_recorded_once_and_again_in_its_own_place(tmp_path):
     assert list(rows) == list(make_run().row())
 
 
-def test_without_record_nothing_is_written(tmp_path):
-    report_gan(make_run(), file=tmp_path / "gans.csv")
-    assert list(tmp_path.iterdir()) == []
+def test_without_record_nothing_is_written(file):
+    before = file.read_bytes()
+    report_gan(make_run(), file=file)
+    assert file.read_bytes() == before
+    assert [path.name for path in file.parent.iterdir()] == ["gans.csv"]
+
+
+def test_an_installed_package_is_not_recorded_into(monkeypatch):
+    monkeypatch.setattr(judging, "__file__", "/usr/lib/python3/site-packages/gan_tutorial/judging.py")
+    monkeypatch.setattr(judging, "JUDGE_FILE", verdicts.VERDICTS_FILE.with_name("judge.safetensors"))
+    before = verdicts.VERDICTS_FILE.read_bytes()
+    with pytest.raises(ValueError, match=r"gans\.csv belongs to the installed package and is read only: work in a"):
+        report_gan(make_run(), record=True)
+    assert verdicts.VERDICTS_FILE.read_bytes() == before
 
 
 def test_a_verdict_of_fewer_images_is_neither_recorded_nor_held_to_a_limit(file, shell):
@@ -154,14 +168,6 @@ def test_a_verdict_of_fewer_images_is_neither_recorded_nor_held_to_a_limit(file,
     with capture_output() as captured:
         report_gan(make_run(5_000.0, judged=2_000), file=file)
     assert captured.outputs[0].metadata["gan_tutorial"]["limit"] is None
-
-
-def test_a_failed_write_leaves_the_old_file_whole(file):
-    before = file.read_bytes()
-    file.with_suffix(".unfinished").mkdir()  # so that nothing can be written there
-    with pytest.raises(OSError, match="unfinished"):
-        report_gan(make_run(), record=True, file=file)
-    assert file.read_bytes() == before
 
 
 def test_a_killed_recording_leaves_whole_rows_and_can_go_on(tmp_path):
@@ -195,7 +201,8 @@ def test_fewer_than_three_seeds_give_no_limit(file):
     pd.read_csv(file).drop(index=2).to_csv(file, index=False)
     assert expected_frechet("first try", "tiny", 600, file) is None
     assert expected_frechet("first try", "tiny", 601, file) is None
-    assert expected_frechet("first try", "tiny", 600, file.with_name("none.csv")) is None
+    with pytest.raises(ValueError, match=r"none\.csv: No such file"):  # a missing file is no missing limit
+        expected_frechet("first try", "tiny", 600, file.with_name("none.csv"))
 
 
 @pytest.mark.parametrize("frechet", [0.0, 5.0, 25.99])
@@ -220,8 +227,7 @@ def test_settings_without_a_limit_are_shown_as_such(file, shell):
     assert output.metadata["gan_tutorial"]["limit"] is None
 
 
-@pytest.mark.parametrize("frechet", [40.1, float("nan")])
-@pytest.mark.parametrize("record", [False, True])
+@pytest.mark.parametrize(("frechet", "record"), [(40.1, False), (40.1, True), (float("nan"), False)])
 def test_an_unusual_distance_fails_with_friendly_hints(file, capsys, frechet, record):
     with pytest.raises(AssertionError, match=r"first try: .* but expected: at most 40. See the hints above."):
         report_gan(make_run(frechet, seed=8), record=record, file=file)
@@ -230,6 +236,13 @@ def test_an_unusual_distance_fails_with_friendly_hints(file, capsys, frechet, re
     assert "at most 40.0 was expected" in output
     assert all(hint in output for hint in HINTS)
     assert (8 in set(pd.read_csv(file)["seed"])) == record
+
+
+def test_a_distance_that_is_no_number_is_not_recorded(file):
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match=r"gans\.csv: line .*, column frechet: '', expected a number"):
+        report_gan(make_run(float("nan"), seed=8), record=True, file=file)
+    assert file.read_bytes() == before
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -245,21 +258,41 @@ def test_the_verdicts_of_one_data_set_are_read(file):
 def test_a_data_set_that_no_gan_was_trained_on_is_named(file):
     with pytest.raises(ValueError, match=r"No GAN trained on 'MNIST sample' is recorded in gans.csv"):
         read_verdicts(file, "MNIST sample")
-    with pytest.raises(ValueError, match=r"No GAN trained on 'MNIST' is recorded in none.csv"):
+    with pytest.raises(ValueError, match=r"none\.csv: No such file"):
         read_verdicts(file.with_name("none.csv"))
 
 
 FOREIGN = {
-    "another table": (b"variant,data,seed\nbaseline,tiny,0\n", "no column gan, images_shown, frechet"),
-    "an empty file": (b"", "No columns to parse"),
-    "torn lines": (b"gan,data\na,b,c\nd,e,f,g,h\n", "Expected 3 fields"),
+    "another table": (b"variant,data,seed\nbaseline,tiny,0\n", "line 1: expected the header gan,data,images_shown"),
+    "an empty file": (b"", "line 1: expected the header"),
     "no text at all": (b"\xff\xfe\x00\x81", "can't decode"),
 }
 
 
-@pytest.mark.parametrize(("content", "message"), FOREIGN.values(), ids=FOREIGN)
-def test_a_file_that_is_something_else_is_named_and_left_alone(tmp_path, content, message):
-    file = tmp_path / "other.csv"
+def damaged(content, kind):
+    """The bytes of a table of GANs with one fault."""
+    lines = content.splitlines(keepends=True)
+    return b"".join(
+        {
+            "a merge conflict": [lines[0], b"<<<<<<< HEAD\n", *lines[1:]],
+            "a doubled line": [*lines, lines[-1]],
+            "a cut line": [*lines[:-1], lines[-1][:40]],
+            "a letter for a zero": [*lines[:-1], lines[-1].replace(b",1000.0,", b",1OOO.0,")],
+        }[kind]
+    )
+
+
+DAMAGES = {
+    "a merge conflict": "line 2: 1 values, expected 24",
+    "a doubled line": "line 8, gan, data, images_shown, seed as in an earlier line",
+    "a cut line": "line 7: .* values, expected 24",
+    "a letter for a zero": "line 7, column frechet: '1OOO.0'",
+}
+
+
+@pytest.mark.parametrize("kind", [*FOREIGN, *DAMAGES])
+def test_a_damaged_or_foreign_file_is_named_and_left_alone(file, kind):
+    content, message = FOREIGN.get(kind) or (damaged(file.read_bytes(), kind), DAMAGES[kind])
     file.write_bytes(content)
     uses = (
         lambda: read_verdicts(file),
@@ -267,6 +300,11 @@ def test_a_file_that_is_something_else_is_named_and_left_alone(tmp_path, content
         lambda: report_gan(make_run(), record=True, file=file),
     )
     for use in uses:
-        with pytest.raises(ValueError, match=rf"other.csv is no table of GANs: .*{message}.*\. Take results/gans.csv"):
+        with pytest.raises(ValueError, match=rf"gans\.csv: .*{message}.*Take the committed file again"):
             use()
     assert file.read_bytes() == content
+
+
+def test_the_committed_table_is_read_and_written_again_to_the_same_bytes():
+    rows = verdicts.read_rows(verdicts.VERDICTS_FILE)
+    assert rows.to_csv(index=False, lineterminator="\n").encode() == verdicts.VERDICTS_FILE.read_bytes()

@@ -194,10 +194,14 @@ def doctor_command(as_json: bool) -> int:
 
 def add_study(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``study``."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="networks to train (default: those of 03 to 09)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="CSV file to add to (default: the checkout's)")
     parser.add_argument("--data", default="auto", help="as for run")
     parser.add_argument("--profile", choices=PROFILES, default="full", help="images in an epoch, as for run")
+    parser.add_argument("--images", type=positive, help="images in an epoch, instead of the profile's")
     parser.add_argument("--seeds", type=positive, help="how many, from seed 0 on (default: 5; 1 with --factorial)")
     parser.add_argument("--factorial", action="store_true", help="all 16 combinations of the four improvements")
+    parser.add_argument("--fewer-seeds", action="store_true", help="allow bands that come from fewer seeds than before")
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="trainings at once (default: cores)")
     place.add_argument("--scheduler", default="", metavar="ADDRESS", help="train on the Dask cluster at this address")
@@ -206,24 +210,9 @@ def add_study(parser: argparse.ArgumentParser) -> None:
 
 def study_command(options: argparse.Namespace) -> int:
     """Add the runs that are missing to the study, and bring the bands up to date."""
-    from gan_tutorial.recipes import FACTORIAL, SEEDED
-    from gan_tutorial.records import BANDS_FILE, RESULTS, write_bands
-    from gan_tutorial.tools.study import run_study
-    from gan_tutorial.training import IMAGES_PER_EPOCH
+    from gan_tutorial.tools import study
 
-    file = RESULTS / "study.csv"
-    run_study(
-        file,
-        options.data,
-        range(options.seeds or (1 if options.factorial else 5)),
-        epochs=4,
-        images_per_epoch=IMAGES_PER_EPOCH[options.profile],
-        jobs=options.jobs,
-        variants=FACTORIAL if options.factorial else SEEDED,
-        scheduler=options.scheduler,
-    )
-    write_bands(file, BANDS_FILE)
-    return 0
+    return study.main(options)
 
 
 if __name__ == "__main__":
