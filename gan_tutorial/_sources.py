@@ -72,7 +72,6 @@ def _read(path: Path) -> bytes:
 
 
 def _unpack(name: str, content: bytes) -> bytes:
-    """Return ``content``, unpacked if gzip has packed it."""
     try:
         return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
     except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
@@ -80,9 +79,10 @@ def _unpack(name: str, content: bytes) -> bytes:
 
 
 def _kind(content: bytes, otherwise: str) -> str:
-    """Name a web page that has come instead of data."""
-    is_page = content[:256].lstrip().startswith(b"<")
-    return "a web page (HTML), perhaps one that asks to log in" if is_page else otherwise
+    """Name what has come instead of data."""
+    if content[:256].lstrip().startswith(b"<"):
+        return "a web page (HTML), perhaps one that asks to log in"
+    return otherwise if content.strip() else "empty"
 
 
 def read_official(where: Path | str, checksums: dict[str, str] = OFFICIAL, read: Callable[..., bytes] = _read) -> bytes:
@@ -135,7 +135,7 @@ def _parse_csv(name: str, content: bytes) -> _Digits:
 
 def _explain(content: bytes) -> str:
     """Say what keeps a file from being read as CSV, and at which place first."""
-    if what := _kind(content, "" if content.strip() else "empty"):
+    if what := _kind(content, ""):
         return f" is {what}. {_AGAIN}"
     if b"\0" in content[:4]:
         return " is binary or UTF-16: save it as plain text (ASCII or UTF-8)."
