@@ -44,7 +44,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
         (["run", "03", "-p", "epochs", "many"], "of type int; 'many' is not"),
         (["run", "03", "--notebooks", "nowhere"], "There is no notebook in nowhere"),
         (["run", "03", "--device", "gpu"], "There is no device called 'gpu'"),
-        (["run", "03", "--data", "nowhere"], "There is no data source 'nowhere'"),
+        (["run", "03", "--data", "nowhere"], "There is no folder nowhere that can be read"),
         (["run", "03", "--data", "folder"], "GAN_TUTORIAL_DATA is not set"),
         (["data", "--verify"], "There is no folder"),
         (["figures", "03_los"], "There is no figure '03_los'. Did you mean 03_loss?"),

@@ -173,14 +173,7 @@ def test_a_bad_csv_is_refused_with_the_place(tmp_path, rows, message):
         MnistDataset(csv(tmp_path, *rows))
 
 
-CELLS = [
-    *"-1 x 0.5 1.0 1e2 True nan -- ² 256 4294967296 18446744073709551616".split(),
-    "",
-    " ",
-    "1 2",
-    "1\t",
-    "9" * 5_000,
-]
+CELLS = ["-1", "x", "1.0", "1e2", "True", "nan", "", " ", "--5", "1 2", "1\t", "²", "256", str(2**64), "9" * 5_000]
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=range(len(CELLS)))

@@ -7,8 +7,10 @@ import resource
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from filelock import FileLock
 from mnist_server import BODIES, serving
 
 from gan_tutorial.data import IDX_NAMES, DataError, cache_folder, fetch
@@ -171,3 +173,14 @@ def test_two_processes_at_once_fetch_each_file_once(server):
     assert [process.wait(60) for process in processes] == [0, 0]
     assert served == {f"good/{name}": 1 for name in NAMES}
     assert files_in_cache() == FILES
+
+
+def test_of_two_fetches_the_second_waits_and_finds_the_files_of_the_first(server):
+    with ThreadPoolExecutor() as pool:
+        with FileLock(cache_folder() / "fetch.lock"):
+            second = pool.submit(fetch_from, server[0], "good")
+            time.sleep(0.3)
+            for name, content in FILES.items():
+                (cache_folder() / name).write_bytes(content)
+        assert sorted(second.result(30).values()) == sorted(FILES.values())
+    assert server[1] == {}
