@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from compare_outputs import NOTEBOOKS, differences, main, same_text
 from nbformat.v4 import new_code_cell, new_notebook, new_output
@@ -61,6 +62,15 @@ def test_missing_and_new_outputs_and_cells_are_differences():
     assert len(list(differences(notebook(line), notebook(line, cell_id="b")))) == 2
     other = new_output("display_data", {"text/plain": "Figure 03_a: Two lines."})
     assert "Two lines" in next(differences(notebook(figure), notebook(other)))
+
+
+def test_of_a_table_every_column_counts_but_that_of_the_seconds():
+    def table(seconds, accuracy):
+        frame = pd.DataFrame({"seconds": [seconds], "accuracy": [accuracy]}, index=["Adam"])
+        return notebook(new_output("display_data", {"text/html": frame.to_html(), "text/plain": str(frame)}))
+
+    assert list(differences(table(12, 0.97), table(90, 0.97))) == []
+    assert "0.95" in next(differences(table(12, 0.97), table(12, 0.95)))
 
 
 def test_one_number_broken_in_a_stored_output_fails(tmp_path, capsys):
