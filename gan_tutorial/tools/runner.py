@@ -1,5 +1,6 @@
 """The commands ``run`` and ``figures``: notebooks, several at once, each in a kernel process of its own."""
 
+import atexit
 import contextlib
 import difflib
 import hashlib
@@ -268,6 +269,8 @@ def _run_cells(task: Task, notebook: NotebookNode, made: Path, options: Namespac
         return started, "the time limit of a cell has passed (see --timeout)"
     except Exception as problem:
         return started, _first_line(problem)
+    finally:
+        atexit.unregister(client._cleanup_kernel)  # which nbclient forgets where a kernel does not start
     return started, ""
 
 
@@ -288,7 +291,7 @@ def _finish(task: Task, future: Future[NotebookNode], scratch: Path, options: Na
     try:
         executed = future.result()
         if not task.problem:
-            _keep(task, executed, scratch / name, options)
+            keep(task, executed, scratch / name, options)
     except Exception as problem:  # whatever one notebook leaves behind, the others go on
         task.problem = str(problem) if isinstance(problem, RunError) else f"failed: {_first_line(problem)}"
     if task.problem and not future.exception():
@@ -313,7 +316,7 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _keep(task: Task, executed: NotebookNode, made: Path, options: Namespace) -> None:
+def keep(task: Task, executed: NotebookNode, made: Path, options: Namespace) -> None:
     """Keep an executed notebook and the figures that it ``made``; what is wrong with them is raised.
 
     What is known of the figures goes into the notebook's metadata, and from those of all notebooks into the manifest.
