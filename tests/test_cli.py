@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -144,11 +145,18 @@ def test_a_closed_pipe_ends_a_command_without_a_traceback(command):
     process.wait(60)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no nohup")
-def test_a_signal_that_is_ignored_stays_ignored():
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_says_what_it_ended_and_one_that_is_ignored_stays_ignored(name):
+    """Another command stands in for a long one: the signal reaches it when it is about to be imported."""
     code = (
-        "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); from gan_tutorial.tools.cli import main; "
-        "main(['data', '--where']); print(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)"
+        f"import os, signal, sys; import gan_tutorial.tools.cli as c; signal.signal(signal.{name}, signal.%s); "
+        f"c._tool = lambda module: os.kill(os.getpid(), signal.{name}); sys.exit(c.main(['study']))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines()[-1] == "True"
+    heard, ignored = (
+        subprocess.run([sys.executable, "-c", code % handler], capture_output=True, text=True, check=False)
+        for handler in ("SIG_DFL", "SIG_IGN")
+    )
+    assert heard.returncode == 128 + getattr(signal, name)
+    assert heard.stderr == f"gan-tutorial: ended by {name}; what was finished is kept.\n"
+    assert "AttributeError" in ignored.stderr  # it went on, with what is no module
