@@ -1,6 +1,5 @@
 """The commands ``run`` and ``figures``: notebooks, several at once, each in a kernel process of its own."""
 
-import atexit
 import contextlib
 import difflib
 import hashlib
@@ -29,11 +28,9 @@ import psutil
 from filelock import AcquireReturnProxy, FileLock, Timeout
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
-from papermill.iorw import load_notebook_node
-from papermill.parameterize import parameterize_notebook
+from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from gan_tutorial._sources import CACHE_VARIABLE, FOLDER_VARIABLE, DataError, replacing
@@ -45,7 +42,8 @@ from gan_tutorial.tools import checkout
 from gan_tutorial.training import IMAGES_PER_EPOCH, PROFILE_VARIABLE
 
 RUN_FILE = "times.json"  # in the output folder, when a run has ended: its conditions, and each notebook's time
-_INJECTED = "injected-parameters"  # papermill's tag of the cell that it puts in
+_INJECTED = "injected-parameters"
+_ADDED = {_INJECTED, "papermill-error-cell-tag"}  # tags of the cells that papermill puts in
 _VARYING = "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info.version"
 _TRUTH = {"true": True, "false": False}
 _TYPES: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str, "bool": lambda t: _TRUTH[t.lower()]}
@@ -132,7 +130,7 @@ def make_tasks(notebooks: list[Path], given: dict[str, str], common: dict[str, A
     Parameters that are ``given``, as text, have to be declared by one of the notebooks at least, or a RunError is
     raised. Those in ``common``, and the notebook's own seed, are set where they are declared.
     """
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of each line that declares no parameter
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what a user has to know, the run says itself
     tasks: list[Task] = []
     known: set[str] = set()
     for path in notebooks:
@@ -225,64 +223,96 @@ def _execute(task: Task, made: Path, options: Namespace) -> NotebookNode:
     _say(f"{task.notebook.stem}: started")
     began = time.monotonic()
     made.mkdir(parents=True)
-    notebook = load_notebook_node(str(task.notebook))
-    nbstripout.strip_output(notebook, keep_output=False, keep_count=False, keep_id=True)
-    if task.parameters:
-        notebook = parameterize_notebook(notebook, task.parameters)
-    started, reason = _run_cells(task, notebook, made, options)
+    output = made / "executed.ipynb"
+    started, reason = _run_cells(task, output, options)
     if not started and reason:  # now and then a kernel does not start
-        started, reason = _run_cells(task, notebook, made, options)
-    unrun = [cell for cell in notebook.cells if cell.get("execution_count", 0) is None and cell.source.strip()]
-    if unrun and not reason:
-        started, reason = unrun[:1], "the cell was left unrun; did one before it end the kernel?"
-    own = [cell for cell in notebook.cells if _INJECTED not in cell.metadata.get("tags", [])]
-    lines = {own.index(cell) + 1: cell.source.strip().splitlines()[0] for cell in started if cell in own}
-    place = f" in cell {max(lines)} ({lines[max(lines)][:60]})" if lines else ""
-    task.problem = f"failed{place}: {reason}" if reason else ""
+        started, reason = _run_cells(task, output, options)
     task.seconds = time.monotonic() - began
-    return notebook
+    if not output.exists():
+        raise RunError(f"failed: {reason}")
+    executed = nbformat.read(output, as_version=4)
+    task.problem = _failure(executed, "".join(started[-1:]), reason)
+    return executed
 
 
-def _run_cells(task: Task, notebook: NotebookNode, made: Path, options: Namespace) -> tuple[list[NotebookNode], str]:
-    """Run all cells in a new kernel; return those that were started, and why that came to an early end."""
-    started: list[NotebookNode] = []
-    client = NotebookClient(
-        notebook,
-        # A kernel called python3 may belong to another environment; without any folder it is that of this Python.
-        km=AsyncKernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[])),
-        resources={"metadata": {"path": str(task.notebook.parent)}},
-        timeout=options.timeout,
-        iopub_timeout=60,  # the default, 4 seconds, is too short on a busy machine
-        coalesce_streams=True,  # where the kernel cuts printed text depends on the clock
-        force_raise_errors=True,
-        record_timing=False,
-        on_cell_execute=lambda cell, cell_index: started.append(cell),
-    )
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+class _Kernel(AsyncKernelManager):
+    """A kernel of this very Python, whatever kernels are installed; what it writes past IPython goes nowhere."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+        assert self.kernel_spec
+        self.kernel_spec.env = environment
+
+    def start_kernel(self, **options: Any) -> Any:
+        """Start it without the terminal."""
+        return super().start_kernel(**options, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _run_cells(task: Task, output: Path, options: Namespace) -> tuple[list[str], str]:
+    """Run all cells in a new kernel; return the ids of those that were started, and why that came to an early end."""
+    started: list[str] = []
     try:
-        client.execute(cleanup_kc=True, env=_environment(made, options.profile), **quiet)
-    except CellExecutionError as problem:
-        return started, f"{problem.ename}: {problem.evalue.strip()}".splitlines()[0]
+        papermill.execute_notebook(
+            str(task.notebook),
+            str(output),
+            task.parameters,
+            resources={"metadata": {"path": str(task.notebook.parent)}},  # its `cwd` is that of all threads
+            kernel_name="python3",
+            km=_Kernel(_environment(output.parent, options.profile)),
+            progress_bar=False,
+            execution_timeout=options.timeout,
+            iopub_timeout=60,  # the default, 4 seconds, is too short on a busy machine
+            coalesce_streams=True,  # where the kernel cuts printed text depends on the clock
+            on_cell_start=lambda cell, cell_index: started.append(cell.id),
+        )
+    except PapermillExecutionError:
+        return started, ""  # the cell holds it
     except DeadKernelError:
         return started, "the kernel died (see `gan-tutorial doctor`)"
     except CellTimeoutError:
         return started, "the time limit of a cell has passed (see --timeout)"
     except Exception as problem:
         return started, _first_line(problem)
-    finally:
-        atexit.unregister(client._cleanup_kernel)  # which nbclient forgets where a kernel does not start
     return started, ""
 
 
+def _failure(executed: NotebookNode, last: str, reason: str) -> str:
+    """Return one line on what failed, and in which cell: for ``reason`` the ``last`` one that was started.
+
+    Without a reason each cell has to have been run and to hold no error: papermill lets ``sys.exit(0)`` pass.
+    """
+    number = 0
+    for cell in executed.cells:
+        added = _ADDED & set(cell.metadata.get("tags", []))
+        number += not added
+        wrong = reason * (cell.id == last) if reason else _wrong(cell)
+        if wrong:
+            place = "" if added else f" in cell {number} ({cell.source.strip().splitlines()[0][:60]})"
+            return f"failed{place}: {wrong}".splitlines()[0]
+    return f"failed: {reason}" if reason else ""
+
+
+def _wrong(cell: NotebookNode) -> str:
+    """Return what is wrong with a cell that papermill has passed, or an empty string."""
+    for output in cell.get("outputs", []):
+        if output.output_type == "error":
+            return f"{output.ename}: {output.evalue.strip()}"
+    if cell.metadata.get("papermill", {}).get("exception"):  # a magic that does not exist tells it in a stream
+        return "".join(output.get("text", "") for output in cell.outputs).strip()
+    if cell.get("execution_count", 0) is None and cell.source.strip():
+        return "the cell was left unrun; did one before it end the kernel?"
+    return ""
+
+
 def _environment(figures: Path, profile: str) -> dict[str, str]:
-    """Return the environment variables of a kernel."""
+    """Return the environment variables of a kernel that differ from ours."""
     own = {FIGURES_VARIABLE: str(figures), PROFILE_VARIABLE: profile, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
     own["OMP_NUM_THREADS"] = "1"  # other counts of threads give other last bits
     for variable in (FOLDER_VARIABLE, CACHE_VARIABLE):
         place = os.environ.get(variable)
         if place and (variable, place) != (FOLDER_VARIABLE, "sample"):
             own[variable] = str(Path(place).expanduser().resolve())  # the kernel runs in another folder than we do
-    return os.environ | own
+    return own
 
 
 def _finish(task: Task, future: Future[NotebookNode], scratch: Path, options: Namespace) -> None:
