@@ -41,15 +41,18 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
     ("arguments", "message"),
     [
         (["run", "99"], "There is no notebook '99'"),
-        (["run", "03", "-p", "epoch", "1"], "Did you mean epochs?"),
+        (
+            ["run", "03", "-p", "epoch", "1"],
+            "There is no parameter 'epoch'. The notebooks chosen know: data_source, device_name, epochs",
+        ),
         (["run", "03", "-p", "epochs", "many"], "of type int; 'many' is not"),
         (["run", "03", "--notebooks", "nowhere"], "There is no notebook in nowhere"),
         (["run", "03", "--device", "gpu"], "There is no device called 'gpu'"),
         (["run", "03", "--data", "nowhere"], "There is no data source 'nowhere'"),
         (["run", "03", "--data", "folder"], "GAN_TUTORIAL_DATA is not set"),
         (["data", "--verify"], "There is no folder"),
-        (["figures", "03_los"], "There is no figure '03_los'. Did you mean 03_loss?"),
-        (["figures", "zzz"], "`gan-tutorial figures` lists them"),
+        (["figures", "03_los"], "There is no figure '03_los'. Similar: 03_loss"),
+        (["figures", "zzz"], "Similar: none. `gan-tutorial figures` lists them all."),
     ],
 )
 def test_a_mistake_is_told_in_one_line_with_exit_code_1(arguments, message, capsys):
@@ -137,7 +140,7 @@ def test_a_missing_extra_is_told_in_one_line_with_what_to_install(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
-@pytest.mark.parametrize("command", [["figures"], ["doctor"], ["data", "--where"]], ids=" ".join)
+@pytest.mark.parametrize("command", [["doctor"], ["data", "--where"]], ids=" ".join)
 def test_a_closed_pipe_ends_a_command_without_a_traceback(command):
     process = subprocess.Popen([*CLI, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()

@@ -93,8 +93,8 @@ def figures_command(options: Namespace) -> int:
     notes = [(name, note) for name, notebook in stored for _, note in marks(notebook) if "figure" in note]
     known = {note["figure"]: (name, note["alt"]) for name, note in notes}
     if unknown := [name for name in options.figures if name not in known]:
-        advice = _suggest(unknown[0], known) or " `gan-tutorial figures` lists them."
-        raise RunError(f"There is no figure {unknown[0]!r}.{advice}")
+        similar = ", ".join(difflib.get_close_matches(unknown[0], known)) or "none"
+        raise RunError(f"There is no figure {unknown[0]!r}. Similar: {similar}. `gan-tutorial figures` lists them all.")
     if not options.figures:
         print("\n".join(f"{figure}  ({name})  {alt}" for figure, (name, alt) in known.items()))
         return 0
@@ -145,9 +145,8 @@ def make_tasks(notebooks: list[Path], given: dict[str, str], common: dict[str, A
         tasks.append(Task(path, {name: values[name] for name in declared if name in values}))
         known.update(declared)
     if unknown := [name for name in given if name not in known]:
-        where = notebooks[0].stem if len(notebooks) == 1 else "the notebooks chosen"
-        advice = f"{_suggest(unknown[0], known)} Known: {', '.join(sorted(known)) or 'none'}."
-        raise RunError(f"There is no parameter {unknown[0]!r} in {where}.{advice}")
+        there = f"The notebooks chosen know: {', '.join(sorted(known)) or 'none'}."
+        raise RunError(f"There is no parameter {unknown[0]!r}. {there}")
     return tasks
 
 
@@ -160,11 +159,6 @@ def parse_value(name: str, text: str, kind: str) -> Any:
         return _TYPES[kind](text)
     except (KeyError, ValueError):
         raise RunError(f"The parameter {name} is of type {kind}; {text!r} is not.") from None
-
-
-def _suggest(name: str, known: Iterable[str]) -> str:
-    """Return " Did you mean ...?" with the known name that is most like ``name``, or an empty string."""
-    return "".join(f" Did you mean {close}?" for close in difflib.get_close_matches(name, known, n=1))
 
 
 def _first_line(problem: Exception) -> str:
