@@ -41,10 +41,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
     ("arguments", "message"),
     [
         (["run", "99"], "There is no notebook '99'"),
-        (
-            ["run", "03", "-p", "epoch", "1"],
-            "There is no parameter 'epoch'. The notebooks chosen know: data_source, device_name, epochs",
-        ),
+        (["run", "03", "-p", "epoch", "1"], "Did you mean epochs? Known: data_source, device_name, epochs"),
         (["run", "03", "-p", "epochs", "many"], "of type int; 'many' is not"),
         (["run", "03", "--notebooks", "nowhere"], "There is no notebook in nowhere"),
         (["run", "03", "--device", "gpu"], "There is no device called 'gpu'"),

@@ -174,7 +174,7 @@ def test_a_bad_csv_is_refused_with_the_place(tmp_path, rows, message):
 
 
 CELLS = [
-    *"-1 x 0.5 1.0 1e2 True nan -- ² 256 4294967296 18446744073709551616".split(),
+    *["-1", "x", "0.5", "1.0", "1e2", "True", "nan", "--", "²", "256", "4294967296", "18446744073709551616"],
     "",
     " ",
     "1 2",

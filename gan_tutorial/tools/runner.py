@@ -145,8 +145,9 @@ def make_tasks(notebooks: list[Path], given: dict[str, str], common: dict[str, A
         tasks.append(Task(path, {name: values[name] for name in declared if name in values}))
         known.update(declared)
     if unknown := [name for name in given if name not in known]:
-        there = f"The notebooks chosen know: {', '.join(sorted(known)) or 'none'}."
-        raise RunError(f"There is no parameter {unknown[0]!r}. {there}")
+        close = "".join(f" Did you mean {name}?" for name in difflib.get_close_matches(unknown[0], known, n=1))
+        choices = ", ".join(sorted(known)) or "none"
+        raise RunError(f"There is no parameter {unknown[0]!r} in the notebooks chosen.{close} Known: {choices}.")
     return tasks
 
 
