@@ -4,9 +4,7 @@
 recorded; outputs go into the notebooks only from a full run on all of MNIST. Maintainers alone need this.
 """
 
-import csv
 import hashlib
-import io
 import json
 import math
 import os
@@ -17,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 from nbformat import NotebookNode
 
 from gan_tutorial.data import MNIST, DataError
 from gan_tutorial.plots import MARK
-from gan_tutorial.tools.outputs import TIMES, results, write_text
-from gan_tutorial.tools.tasks import RunError
+from gan_tutorial.records import TIMES, add_rows, read_table
+from gan_tutorial.tools.runner import RUN_FILE, RunError, results, write_text
 
 ROOT = Path(__file__).parents[1]
 TIMES_FILE = ROOT / "gan_tutorial" / "results" / "times.csv"
@@ -46,7 +45,7 @@ def read_run(output: Path) -> dict[str, Any]:
     Raises:
         RunError: there is no finished run, a notebook failed, or parameters were given with -p.
     """
-    file = output / TIMES
+    file = output / RUN_FILE
     if not file.exists():
         raise RunError(f"There is no {file}: no run into that folder has come to its end.")
     run = json.loads(file.read_bytes())
@@ -71,29 +70,17 @@ def record_times(run: dict[str, Any], file: Path = TIMES_FILE) -> None:
         "torch": run["versions"]["torch"],
         "date": run["date"],
     }
-    new = [
+    rows = [
         {"notebook": name, "profile": run["profile"], "seconds": notebook["seconds"]} | conditions
         for name, notebook in run["notebooks"].items()
     ]
-    rows = {(row["notebook"], row["profile"]): row for row in [*read_times(file), *new]}
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(new[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows[key] for key in sorted(rows))
-    write_text(file, text.getvalue().rstrip("\n"))
-
-
-def read_times(file: Path = TIMES_FILE) -> list[dict[str, Any]]:
-    """Return the rows of ``times.csv``."""
-    if not file.exists():
-        return []
-    with file.open(encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
+    add_rows(file, pd.DataFrame(rows), TIMES)
 
 
 def seconds_of(notebook: str, file: Path = TIMES_FILE) -> dict[str, float]:
     """Return the recorded seconds of a notebook in each profile."""
-    return {row["profile"]: float(row["seconds"]) for row in read_times(file) if row["notebook"] == notebook}
+    rows = read_table(file, TIMES).query("notebook == @notebook")
+    return dict(zip(rows["profile"], rows["seconds"], strict=True))
 
 
 def about(seconds: float) -> str:
@@ -185,5 +172,5 @@ if __name__ == "__main__":
         sys.exit("refresh: name the folders of finished runs, such as build/quick build")
     try:
         refresh([Path(argument) for argument in sys.argv[1:]])
-    except (RunError, DataError) as problem:
+    except (RunError, DataError, ValueError) as problem:
         sys.exit(f"refresh: error: {problem}")

@@ -3,10 +3,10 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from importlib import metadata
-from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -15,8 +15,6 @@ import pytest
 import torch
 
 from gan_tutorial.tools import doctor
-
-ELSEWHERE = Path("elsewhere").absolute()
 
 
 def only(checks):
@@ -33,138 +31,86 @@ def statuses(lines):
     return {line["name"]: line["status"] for line in lines}
 
 
-def test_an_old_python_fails(monkeypatch):
+def test_an_old_python_one_without_an_environment_and_one_for_intel_on_apple_silicon_are_told(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 10, 4, "final", 0))
-    line = next(doctor.check_machine())
-    assert (line["status"], line["found"][:6], "3.11" in line["advice"]) == ("FAIL", "3.10.4", True)
-
-
-def test_an_intel_python_on_apple_silicon_is_warned_about(monkeypatch):
-    true_processor = (
-        "Darwin Kernel Version 21.5.0: Tue Apr 26 21:08:29 PDT 2022; root:xnu-8020.121.3~4/RELEASE_ARM64_T8101"
-    )
-    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(platform, "version", lambda: true_processor)
-    line = by_name(doctor.check_machine())["architecture"]
-    assert (line["status"], "arm64" in line["advice"]) == ("WARN", True)
-
-
-def test_the_kind_of_environment_is_named(monkeypatch):
-    monkeypatch.setattr(sys, "prefix", "/an/environment")
-    line = by_name(doctor.check_machine())["interpreter"]
-    assert (line["status"], "virtual environment" in line["found"]) == ("OK", True)
     monkeypatch.setattr(sys, "prefix", sys.base_prefix)
-    line = by_name(doctor.check_machine())["interpreter"]
-    assert (line["status"], "no environment" in line["found"]) == ("WARN", True)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(platform, "version", lambda: "Darwin Kernel Version 21.5.0: xnu-8020/RELEASE_ARM64_T8101")
+    lines = by_name(doctor.check_machine())
+    assert (lines["Python"]["status"], "3.11" in lines["Python"]["advice"]) == ("FAIL", True)
+    assert (lines["architecture"]["status"], "arm64" in lines["architecture"]["advice"]) == ("WARN", True)
+    assert (lines["interpreter"]["status"], "no environment" in lines["interpreter"]["found"]) == ("WARN", True)
 
 
 def test_in_a_conda_environment_it_is_named_and_the_cure_is_not_pip(tmp_path):
     (tmp_path / "conda-meta").mkdir()
-    code = (
-        f"import sys; sys.prefix = {str(tmp_path)!r}; from gan_tutorial.tools import doctor as d; "
-        "print(*d.check_machine(), *d.check_packages(['numpy>=99']))"
-    )
+    code = f"import sys; sys.prefix = {str(tmp_path)!r}; from gan_tutorial.tools import doctor as d; "
+    code += "print(*d.check_machine(), *d.check_packages(['numpy>=99']))"
     text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "(conda environment)" in text
     assert "conda env update" in text
     assert "pip install" not in text
 
 
-def test_too_little_memory_or_disk_is_warned_about(monkeypatch):
+def test_too_little_memory_or_disk_is_warned_about_but_not_a_cache_folder_not_yet_made(monkeypatch, tmp_path):
+    monkeypatch.setenv("GAN_TUTORIAL_CACHE", str(tmp_path / "not" / "yet"))
+    disk = by_name(doctor.check_machine())["disk"]
+    assert (disk["status"], str(tmp_path / "not" / "yet") in disk["found"]) == ("OK", True)
+    assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=5e8))
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1e6))
+    monkeypatch.setattr(psutil, "disk_usage", lambda folder: SimpleNamespace(free=1e6))
     lines = by_name(doctor.check_machine())
     assert (lines["memory"]["status"], lines["memory"]["found"]) == ("WARN", "0.5 GB available")
     assert (lines["disk"]["status"], "GAN_TUTORIAL_CACHE" in lines["disk"]["advice"]) == ("WARN", True)
 
 
-def test_a_cache_folder_not_yet_made_is_fine(tmp_path, monkeypatch):
-    monkeypatch.setenv("GAN_TUTORIAL_CACHE", str(tmp_path / "not" / "yet"))
-    line = by_name(doctor.check_machine())["disk"]
-    assert (line["status"], str(tmp_path / "not" / "yet") in line["found"]) == ("OK", True)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_the_bounds_of_the_package_and_of_its_command_come_from_the_installed_metadata():
-    line = only(doctor.check_packages())
-    assert line["status"] == "OK"
-    assert {"torch", "numpy", "papermill"} <= {part.split()[0] for part in line["found"].split(", ")}
-    assert "ruff" not in line["found"]  # asked for by the extra `test` only
+    lines = by_name(doctor.check_packages())
+    assert set(statuses(lines.values()).values()) == {"OK"}
+    found = lines["packages"]["found"]
+    assert {"torch", "numpy", "papermill"} <= {part.split()[0] for part in found.split(", ")}
+    assert "ruff" not in found  # asked for by the extra `test` only
 
 
-def test_a_version_below_its_bound_fails_and_the_others_are_still_listed():
-    problem, rest = doctor.check_packages(["numpy>=99", "pooch>=1"])
-    assert problem["status"] == "FAIL"
-    assert problem["found"] == f"numpy {metadata.version('numpy')}, needed is >=99"
-    assert 'pip install "gan_tutorial[tools]"' in problem["advice"]
+def test_a_missing_package_or_one_below_its_bound_fails_and_the_others_are_still_listed():
+    needs = ["numpy>=99", "pooch>=1", "no-such-package>=1.2", 'no-package>=1; sys_platform == "amiga"']
+    missing, old, rest, _ = doctor.check_packages(needs)
+    assert (missing["status"], missing["found"]) == ("FAIL", "no-such-package missing, needed is >=1.2")
+    assert (old["status"], old["found"]) == ("FAIL", f"numpy {metadata.version('numpy')}, needed is >=99")
+    assert 'pip install "gan_tutorial[tools]"' in old["advice"]
     assert (rest["status"], rest["found"]) == ("OK", f"pooch {metadata.version('pooch')}")
-
-
-def test_a_missing_package_fails_but_for_one_of_another_platform():
-    found = next(doctor.check_packages(["no-such-package>=1.2"]))["found"]
-    assert found == "no-such-package missing, needed is >=1.2"
-    assert only(doctor.check_packages(['no-such-package>=1; sys_platform == "amiga"']))["status"] == "OK"
 
 
 @pytest.mark.parametrize(
     ("tools", "status"),
     [("pip conda conda", "WARN"), ("conda conda conda", "OK"), ("pip pip pip", "OK"), ("pip uv pip", "OK")],
 )
-def test_pytorch_from_pip_among_packages_from_conda_is_warned_about(tools, status, tmp_path):
+def test_pytorch_from_pip_among_packages_from_conda_is_warned_about(tools, status, tmp_path, monkeypatch):
     for name, tool in zip(("torch", "numpy", "scikit_learn"), tools.split(), strict=True):
         folder = tmp_path / f"{name}-1.0.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         (folder / "INSTALLER").write_text(f"{tool}\n")
-    line = next(doctor.check_mixture(packages=str(tmp_path)))
+    monkeypatch.syspath_prepend(tmp_path)
+    line = by_name(doctor.check_packages(["torch", "numpy", "scikit-learn"]))["installed"]
     torch_tool, numpy_tool, sklearn_tool = tools.split()
-    assert line["found"] == f"torch by {torch_tool}, numpy by {numpy_tool}, scikit-learn by {sklearn_tool}"
+    assert line["found"] == f"numpy by {numpy_tool}, scikit-learn by {sklearn_tool}, torch by {torch_tool}"
     assert line["status"] == status
 
 
-@pytest.fixture
-def kernels(tmp_path, monkeypatch):
-    """Return a function that puts a kernel where Jupyter looks first, and then checks."""
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
-
-    def install(name, *argv, language="python"):
-        (tmp_path / "kernels" / name).mkdir(parents=True)
-        spec = {"argv": argv, "language": language, "display_name": "a kernel"}
-        (tmp_path / "kernels" / name / "kernel.json").write_text(json.dumps(spec))
-        return only(doctor.check_kernels())
-
-    return install
-
-
-def test_a_python3_kernel_of_another_interpreter_is_warned_about(kernels):
-    kernels("course", sys.executable, "-m", "ipykernel_launcher")
-    line = kernels("python3", str(ELSEWHERE / "bin" / "python"), "-m", "ipykernel_launcher")
-    assert line["status"] == "WARN"
-    assert "course of this environment" in line["found"]
-    assert f"python3 of {ELSEWHERE}" in line["found"]
-    assert "ipykernel install --sys-prefix" in line["advice"]
-
-
-@pytest.mark.parametrize("command", ["python", "python3", sys.executable])
-def test_a_bare_python_is_the_interpreter_that_runs_jupyter(command, kernels, monkeypatch):
-    monkeypatch.setenv("PATH", "/usr/bin")
-    line = kernels("python3", command, "-m", "ipykernel_launcher")
-    assert line["status"] == "OK"
-    assert "python3 of this environment" in line["found"]
-
-
-def test_another_conda_environment_is_told_apart_although_its_kernel_starts_as_python(kernels, tmp_path, monkeypatch):
-    argv = ["python", "-m", "nb_conda_kernels.runner", "/conda", str(ELSEWHERE), "python"]
-    spec = {"argv": argv, "language": "python", "metadata": {"conda_env_path": str(ELSEWHERE)}}
-    (tmp_path / "nb_conda_kernels.py").write_text(
-        "class CondaKernelSpecManager:\n"
-        f"    def get_all_specs(self):\n        return {{'conda-env-other-py': {{'spec': {spec!r}}}}}\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    line = kernels("python3", sys.executable)
-    monkeypatch.delitem(sys.modules, "nb_conda_kernels")
-    assert line["status"] == "OK"
-    assert f"conda-env-other-py of {ELSEWHERE}" in line["found"]
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [("python", "OK"), ("python3", "OK"), (sys.executable, "OK"), ("/elsewhere/bin/python", "WARN")],
+    ids=["python", "python3", "this", "another"],
+)
+def test_only_a_python3_kernel_of_another_interpreter_is_warned_about(command, status, tmp_path, monkeypatch):
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))  # where Jupyter looks first
+    (tmp_path / "kernels" / "python3").mkdir(parents=True)
+    spec = {"argv": [command, "-m", "ipykernel_launcher"], "language": "python", "display_name": "a kernel"}
+    (tmp_path / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec))
+    line = only(doctor.check_kernels())
+    assert (line["status"], line["found"]) == (status, f"python3 starts {command}")
+    assert ("ipykernel install --sys-prefix" in line["advice"]) == (status == "WARN")
 
 
 SITE = "/env/lib/python3.12/site-packages/"
@@ -178,42 +124,36 @@ SITE = "/env/lib/python3.12/site-packages/"
         ([SITE + "torch/lib/libiomp5md.dll", SITE + "torch/lib/libomp140.x86_64.dll"], "OK"),
         ([SITE + "torch/lib/libiomp5md.dll", SITE + "sklearn/.libs/vcomp140.dll"], "OK"),
         (["/env/lib/libiomp5.so", SITE + "torch/lib/libgomp.so.1"], "OK"),
-        ([SITE + "torch/lib/libomptarget.so", SITE + "torch/lib/libiompstubs5md.dll"], "OK"),
         (["/env/lib/libomp.so", "/env/lib/libiomp5.so"], "WARN"),
         (["/env/lib/libomp.dylib", SITE + "torch/lib/libomp.dylib"], "WARN"),
-        ([SITE + "torch/lib/libiomp5.dylib", SITE + "sklearn/.dylibs/libomp.dylib"], "WARN"),
         (["/env/Library/bin/libiomp5md.dll", SITE + "torch/lib/libiomp5md.dll"], "WARN"),
     ],
 )
-def test_only_openmp_runtimes_that_fight_are_warned_about(files, status):
-    assert doctor.judge_openmp("OpenMP", map(Path, files))["status"] == status
+def test_openmp_runtimes_are_named_and_only_those_that_fight_are_warned_about(files, status):
+    line = doctor.judge_openmp(files)
+    assert (line["status"], line["found"]) == (status, ", ".join(sorted(files)))
 
 
-def test_the_openmp_runtimes_are_named_with_who_brought_them():
-    files = [SITE + "torch/lib/libgomp.so.1", SITE + "scikit_learn.libs/libgomp-e985bcbb.so.1.0.0"]
-    found = doctor.judge_openmp("OpenMP", map(Path, files))["found"]
-    assert found == "libgomp of scikit_learn.libs, libgomp of torch; they get along"
+TWO_RUNTIMES = """
+import ctypes, json, sys
+from gan_tutorial.tools import doctor
+for library in sys.argv[1:]:
+    ctypes.CDLL(library)
+print(json.dumps(list(doctor.check_torch())))
+"""
 
 
-def openmp_on_disk(folder, *files):
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="builds shared libraries")
+def test_an_openmp_runtime_of_conda_beside_one_of_pip_in_one_process_is_warned_about(tmp_path):
+    files = [tmp_path / "lib" / "libomp.so", tmp_path / "site-packages" / "torch" / "libomp.so"]
+    source = b"int omp_get_max_threads(void) { return 1; }"  # what threadpoolctl asks a runtime for
     for file in files:
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).touch()
-    return by_name(doctor.check_mixture(str(folder), str(folder / "lib/python3.12/site-packages")))["OpenMP installed"]
-
-
-@pytest.mark.parametrize("brought", ["torch/lib/libiomp5.dylib", "torch.libs/libomp-1.so", "a/.dylibs/libomp.dylib"])
-def test_an_openmp_runtime_of_conda_beside_one_of_pip_is_found_on_disk(brought, tmp_path):
-    files = ("lib/libomp.dylib", f"lib/python3.12/site-packages/{brought}")
-    assert openmp_on_disk(tmp_path, *files)["status"] == "WARN"
-
-
-@pytest.mark.skipif(os.name == "nt", reason="links need special rights on Windows")
-def test_two_names_of_one_openmp_runtime_are_one(tmp_path):
-    (tmp_path / "lib").mkdir()
-    (tmp_path / "lib/libiomp5.so").symlink_to(tmp_path / "lib/libomp.so")
-    line = openmp_on_disk(tmp_path, "lib/libomp.so")
-    assert (line["status"], line["found"]) == ("OK", f"libomp of {tmp_path.resolve() / 'lib/libomp.so'}")
+        file.parent.mkdir(parents=True)
+        subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", file], input=source, check=True)
+    command = [sys.executable, "-c", TWO_RUNTIMES, *map(str, files)]
+    line = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)[-1]
+    assert (line["status"], line["name"]) == ("WARN", "OpenMP in use")
+    assert all(str(file) in line["found"] for file in files)
 
 
 def test_a_device_that_computes_wrongly_or_raises_fails_and_what_it_said_is_shown(monkeypatch):
@@ -222,25 +162,22 @@ def test_a_device_that_computes_wrongly_or_raises_fails_and_what_it_said_is_show
     assert (line["status"], "gave [[2.0, 2.0], [2.0, 2.0]]" in line["found"]) == ("FAIL", True)
     monkeypatch.setattr(torch, "tensor", Mock(side_effect=RuntimeError("no kernel image\nmany more lines")))
     line = by_name(doctor.check_torch())["device cpu"]
-    assert (line["status"], line["found"]) == ("FAIL", "a small matrix product gave no kernel image")
+    assert (line["status"], line["found"]) == ("FAIL", "no kernel image")
 
 
-def test_without_mnist_the_sample_is_named_and_in_a_wrong_folder_the_variable(tmp_path, monkeypatch):
+def test_the_data_that_are_there_are_named_or_what_to_do(tmp_path, monkeypatch, official_folder):
     line = only(doctor.check_data())
     assert (line["status"], "sample" in line["advice"], "data --fetch" in line["advice"]) == ("WARN", True, True)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setenv("GAN_TUTORIAL_DATA", str(tmp_path / "nothing"))
-    line = only(doctor.check_data())
-    assert (line["status"], "GAN_TUTORIAL_DATA" in line["advice"]) == ("FAIL", True)
-
-
-def test_the_data_that_are_there_are_named(official_folder, monkeypatch):
-    monkeypatch.setenv("GAN_TUTORIAL_DATA", str(official_folder))
-    line = only(doctor.check_data())
-    assert (line["status"], line["found"][:12]) == ("OK", "all of MNIST")
-    monkeypatch.setenv("GAN_TUTORIAL_DATA", "sample")
-    line = only(doctor.check_data())
-    assert (line["status"], "sample (4,000 training" in line["found"]) == ("OK", True)
+    for named, status, found in (
+        (tmp_path / "nothing", "FAIL", "nothing"),
+        (official_folder, "OK", "all of MNIST"),
+        ("sample", "OK", "sample (4,000 training"),
+    ):
+        monkeypatch.setenv("GAN_TUTORIAL_DATA", str(named))
+        line = only(doctor.check_data())
+        assert (line["status"], found in line["found"]) == (status, True)
+        assert ("GAN_TUTORIAL_DATA" in line["advice"]) == (status == "FAIL")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="folders have other rights on Windows")
@@ -263,17 +200,12 @@ def test_an_unreadable_data_folder_is_one_line_about_data(tmp_path):
 def stand_in(tmp_path, monkeypatch):
     """Return a function that puts a stand-in for a package, given as its source, before the real one."""
     monkeypatch.chdir(tmp_path)  # a core dump would land here
-    folders = [str(tmp_path / "path"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    folders = [str(tmp_path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, folders)))
-
-    def write(package, source):
-        (tmp_path / "path" / package).mkdir(parents=True)
-        (tmp_path / "path" / package / "__init__.py").write_text(source)
-
-    return write
+    return lambda package, source: (tmp_path / f"{package}.py").write_text(source)
 
 
-ABORTED = "SIGABRT" if os.name == "posix" else "exit code 3"
+ABORTED = "exit code -6" if os.name == "posix" else "exit code 3"
 OPENMP_ABORTS = (
     "print('OMP: Error #15: found another', 'OMP: Hint', sep='\\n', file=sys.stderr, flush=True); os.abort()"
 )
@@ -301,17 +233,18 @@ def test_when_an_import_ends_the_process_with_exit_code_0_that_fails_and_all_els
     assert doctor.main(as_json=True) == 1
     lines = statuses(json.loads(capsys.readouterr().out)["checks"])
     assert (lines["torch"], lines["data"]) == ("FAIL", "FAIL")
-    assert {"Python", "interpreter", "disk", "memory", "packages", "installed", "kernels"} <= lines.keys()
+    assert {"Python", "interpreter", "disk", "memory", "packages", "installed", "kernel"} <= lines.keys()
 
 
-def test_a_crash_of_two_openmp_runtimes_leaves_the_other_results(stand_in):
+def test_a_crash_beside_scikit_learn_leaves_the_other_results(stand_in):
     stand_in("sklearn", "import os; print('noise', end='', flush=True); os.abort()")
     lines = statuses(doctor.examine("torch"))
     assert {"PyTorch": "OK", "device cpu": "OK", "torch": "FAIL"}.items() <= lines.items()
 
 
 def test_a_crash_when_python_ends_is_reported(stand_in):
-    stand_in("psutil", "import atexit, os\natexit.register(os.abort)\nclass virtual_memory:\n    available = 9e9")
+    room = "class Room:\n    free = available = 9e9\ndisk_usage = virtual_memory = lambda *_: Room"
+    stand_in("psutil", f"import atexit, os\natexit.register(os.abort)\n{room}")
     *others, problem = doctor.examine("machine")
     assert set(statuses(others).values()) == {"OK"}
     assert (problem["status"], problem["name"]) == ("FAIL", "machine")
@@ -320,15 +253,13 @@ def test_a_crash_when_python_ends_is_reported(stand_in):
 @pytest.mark.parametrize(
     ("package", "check", "left"),
     [
-        ("psutil", "machine", {"Python", "interpreter", "disk"}),
+        ("psutil", "machine", set()),
         ("packaging", "packages", set()),
         ("jupyter_client", "kernels", set()),
         ("threadpoolctl", "torch", {"PyTorch", "device cpu"}),
     ],
 )
-def test_without_the_extra_tools_the_package_is_named_and_the_cure_and_the_rest_is_checked(
-    package, check, left, stand_in
-):
+def test_without_the_extra_tools_the_package_is_named_and_the_cure(package, check, left, stand_in):
     stand_in(package, f"raise ModuleNotFoundError({f'No module named {package!r}'!r})")
     *others, problem = doctor.examine(check)
     assert left <= statuses(others).keys()
@@ -336,38 +267,28 @@ def test_without_the_extra_tools_the_package_is_named_and_the_cure_and_the_rest_
     assert 'pip install "gan_tutorial[tools]"' in problem["advice"]
 
 
-def test_this_environment_passes_and_every_line_is_there(capsys, monkeypatch):
-    assert doctor.main(as_json=True) == 0
-    report = json.loads(capsys.readouterr().out)
-    lines = statuses(report["checks"])
-    assert "FAIL" not in lines.values()
-    expected = "Python,interpreter,disk,memory,installed,OpenMP installed,packages,kernels,PyTorch,device cpu"
-    assert {*expected.split(","), "OpenMP in use", "data"} <= lines.keys()
-    assert report["status"] == max(lines.values(), key=["OK", "WARN", "FAIL"].index)
+REPORT = [
+    {"status": "OK", "name": "colour", "found": "blue", "advice": ""},
+    {"status": "WARN", "name": "weather", "found": "rain", "advice": "Take an umbrella."},
+    {"status": "FAIL", "name": "roof", "found": "a hole", "advice": "Mend it."},
+]
+PRINTED = [
+    "[OK] colour: blue",
+    "[WARN] weather: rain",
+    "    -> Take an umbrella.",
+    "[FAIL] roof: a hole",
+    "    -> Mend it.",
+]
 
 
-FINE = {"status": "OK", "name": "colour", "found": "blue", "advice": ""}
-DOUBTFUL = {"status": "WARN", "name": "weather", "found": "rain", "advice": "Take an umbrella."}
-BAD = {"status": "FAIL", "name": "roof", "found": "a hole", "advice": "Mend it."}
-
-
-@pytest.mark.parametrize(
-    ("lines", "code", "status"), [([FINE], 0, "OK"), ([DOUBTFUL, FINE], 0, "WARN"), ([BAD, DOUBTFUL, FINE], 1, "FAIL")]
-)
-def test_the_exit_code_is_1_only_on_failure_and_each_line_has_its_status_and_advice(
-    lines, code, status, capsys, monkeypatch
-):
+@pytest.mark.parametrize(("count", "code", "status"), [(1, 0, "OK"), (2, 0, "WARN"), (3, 1, "FAIL")])
+def test_the_exit_code_is_1_only_on_failure_and_advice_follows_its_line(count, code, status, capsys, monkeypatch):
     monkeypatch.setattr(doctor, "CHECKS", ("one",))
-    monkeypatch.setattr(doctor, "examine", lambda check: lines)
+    monkeypatch.setattr(doctor, "examine", lambda check: REPORT[:count])
     assert doctor.main(as_json=True) == code
-    assert json.loads(capsys.readouterr().out) == {"status": status, "checks": lines}
+    assert json.loads(capsys.readouterr().out) == {"status": status, "checks": REPORT[:count]}
     assert doctor.main() == code
-    texts = {
-        "OK": "[OK]   colour: blue\n",
-        "WARN": "[WARN] weather: rain\n       -> Take an umbrella.\n",
-        "FAIL": "[FAIL] roof: a hole\n       -> Mend it.\n",
-    }
-    assert capsys.readouterr().out == "".join(texts[line["status"]] for line in lines)
+    assert capsys.readouterr().out.splitlines() == PRINTED[: 2 * count - 1]
 
 
 def test_importing_the_doctor_does_not_import_pytorch():

@@ -9,7 +9,7 @@ import pytest
 
 from gan_tutorial.recipes import FACTORIAL
 from gan_tutorial.records import BANDS, BANDS_FILE, RESULTS, SETTINGS, STUDY, read_table, write_bands
-from gan_tutorial.tools.outputs import marks
+from gan_tutorial.tools.runner import marks
 from gan_tutorial.verdicts import read_rows
 
 ROOT = Path(__file__).parents[1]
@@ -121,7 +121,7 @@ def test_the_bands_set_in_advance_are_the_course_s_own_and_every_recorded_run_li
 def test_the_bands_in_the_outputs_are_the_recorded_ones(path):
     bands = read_table(BANDS_FILE, BANDS)
     bands = bands[(bands[list(COURSE)] == pd.Series(COURSE)).all(axis=1)].set_index("variant")
-    for _, _, mark in marks(nbformat.read(path, as_version=4)):
+    for _, mark in marks(nbformat.read(path, as_version=4)):
         if "expected" in mark:
             assert mark["expected"] == bands.loc[mark["variant"], ["low", "high"]].tolist()
             assert f"{mark['accuracy']:.2%}" in {f"{value:.2%}" for value in recorded(mark["variant"])}
@@ -144,7 +144,7 @@ def unrecorded_gan(mark, file=RESULTS / "gans.csv"):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_frechet_distances_in_the_outputs_are_recorded_and_their_limits_follow(path):
-    notes = [note for _, _, note in marks(nbformat.read(path, as_version=4)) if "gan" in note]
+    notes = [note for _, note in marks(nbformat.read(path, as_version=4)) if "gan" in note]
     assert [problem for note in notes if (problem := unrecorded_gan(note))] == []
 
 

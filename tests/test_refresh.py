@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from gan_tutorial.tools.tasks import RunError
+from gan_tutorial.tools.runner import RunError
 
 PATH = Path(__file__).parents[1] / "docs" / "refresh.py"
 specification = importlib.util.spec_from_file_location("refresh", PATH)
@@ -23,7 +23,7 @@ NOTES = [
     {"gan": "repaired", "frechet": 1300.0, "limit": None},
     {"gan": "repaired", "frechet": 402.34, "limit": None},  # run again: the later one counts
 ]
-CONDITIONS = {"profile": "full", "data_name": "MNIST", "device": "cpu", "jobs": 2, "timeout": 60, "changed": []}
+CONDITIONS = {"profile": "full", "data_name": "MNIST", "device": "cpu", "jobs": 2, "changed": []}
 CONDITIONS |= {"versions": {"torch": "2.13.0"}, "date": "2026-11-24"}
 
 
@@ -143,6 +143,15 @@ def test_a_run_that_has_not_come_to_its_end_is_refused(course):
     (root / "build" / "times.json").unlink()
     with pytest.raises(RunError, match=r"no .*times\.json: no run"):
         refresh.refresh([root / "build"], root, times)
+
+
+def test_a_damaged_times_csv_is_refused_and_nothing_is_written(course):
+    root, times = course
+    times.write_text(times.read_text().replace("99_old,full,8.0", "99_old,full,8O"))
+    before = contents(root)
+    with pytest.raises(ValueError, match=r"times.csv: line 3, column seconds: '8O', expected a number"):
+        refresh.refresh([root / "build"], root, times)
+    assert {path: before[path] for path in before} == {path: contents(root)[path] for path in before}
 
 
 def test_code_that_has_changed_since_the_run_is_refused(course):

@@ -19,29 +19,35 @@ from gan_tutorial.recipes import FACTORIAL, IMPROVEMENTS, SEEDED, VARIANTS
 from gan_tutorial.records import BANDS, KEY, RESULTS, STUDY, add_rows, read_table
 from gan_tutorial.tools import study
 from gan_tutorial.tools.cli import main
-from gan_tutorial.tools.study import run_study
 
-TINY = {"source": "sample", "epochs": 2, "images_per_epoch": 50}
 RESULT = [*KEY, "epoch", "accuracy", "loss"]  # what a run gives wherever it is trained
+THREE = ["baseline", "Adam", "combination"]
+
+
+def run_study(file, *options, seeds=1, images=20, status=0):
+    """Train in this process, unless ``options`` say otherwise, and return all runs that the file then holds."""
+    tiny = ["--data", "sample", "--images", str(images), "--seeds", str(seeds), "--output", str(file)]
+    jobs = [] if "--scheduler" in options else ["--jobs", "1"]
+    assert main(["study", *options, *tiny, *jobs]) == status
+    return read_table(file, STUDY) if file.exists() else None
 
 
 def test_a_study_records_every_variant_and_skips_what_it_has(tmp_path):
     file = tmp_path / "study.csv"
-    run_study(file, seeds=[0], **TINY)
+    rows = run_study(file)
     first = file.read_bytes()
-    rows = pd.read_csv(file)
     assert set(rows["variant"]) == set(SEEDED)
-    assert len(rows) == 2 * len(SEEDED)
+    assert len(rows) == 4 * len(SEEDED)
     assert not rows.duplicated([*KEY, "epoch"]).any()
-    run_study(file, seeds=[0], **TINY)
+    run_study(file)
     assert file.read_bytes() == first
-    run_study(file, seeds=[0, 1], **TINY)
-    assert len(pd.read_csv(file)) == 4 * len(SEEDED)
+    both = run_study(file, seeds=2)
+    assert len(both) == 8 * len(SEEDED)
+    pd.testing.assert_frame_equal(both.query("seed == 0").reset_index(drop=True), rows)  # also the times: not again
 
 
 def test_a_study_tells_each_finished_run_in_one_line(tmp_path, capsys):
-    run_study(tmp_path / "study.csv", seeds=[0, 1], **TINY, variants=["Adam"])
-    accuracies = pd.read_csv(tmp_path / "study.csv").query("epoch == 2")["accuracy"]
+    accuracies = run_study(tmp_path / "study.csv", "Adam", seeds=2).query("epoch == 4")["accuracy"]
     lines = capsys.readouterr().out.splitlines()[-2:]
     assert lines == [f"{k + 1} of 2: Adam, seed {k}: {accuracy:.2%}" for k, accuracy in enumerate(accuracies)]
 
@@ -67,9 +73,9 @@ def test_each_network_of_the_factorial_is_made_of_its_parts(name, parts):
     assert layers[-1] is (nn.LeakyReLU if leaky_output else nn.Sigmoid)
 
 
-def test_an_unknown_variant_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no variant 'adam'; choose from: baseline"):
-        run_study(tmp_path / "study.csv", seeds=[0], **TINY, variants=["adam"])
+def test_an_unknown_variant_is_refused(tmp_path, capsys):
+    assert run_study(tmp_path / "study.csv", "adam", status=1) is None
+    assert "no variant 'adam'; choose from: baseline" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +87,8 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """The results of a study of three seeds, trained in this process."""
-    file = tmp_path_factory.mktemp("here") / "study.csv"
-    run_study(file, seeds=range(3), **TINY)
-    return read_table(file, STUDY)
+    """The results of a study of three networks and three seeds, trained in this process."""
+    return run_study(tmp_path_factory.mktemp("here") / "study.csv", *THREE, seeds=3)
 
 
 def executed(cluster):
@@ -93,21 +97,16 @@ def executed(cluster):
         return client.run(lambda dask_worker: dask_worker.state.executed_count)
 
 
-def test_a_cluster_trains_the_same_runs_and_no_row_is_lost_or_doubled(cluster, here, tmp_path):
-    file = tmp_path / "study.csv"
-    run_study(file, seeds=[1], **TINY)
+def test_a_cluster_trains_what_is_missing_and_no_row_is_lost_or_doubled(cluster, here, tmp_path):
+    file, there = tmp_path / "study.csv", ["--scheduler", cluster.scheduler_address]
+    run_study(file, *THREE)
     assert sum(executed(cluster).values()) == 0
-    run_study(file, seeds=range(3), **TINY, scheduler=cluster.scheduler_address)
+    rows = run_study(file, *THREE, *there, seeds=3)
     assert all(count > 0 for count in executed(cluster).values())
-    pd.testing.assert_frame_equal(read_table(file, STUDY)[RESULT], here[RESULT])
-
-
-def test_a_cluster_with_nothing_left_to_do_changes_nothing(cluster, tmp_path):
-    file = tmp_path / "study.csv"
-    run_study(file, seeds=[0], **TINY, variants=["Adam"])
-    first = file.read_bytes()
-    run_study(file, seeds=[0], **TINY, variants=["Adam"], scheduler=cluster.scheduler_address)
-    assert file.read_bytes() == first
+    pd.testing.assert_frame_equal(rows[RESULT], here[RESULT])
+    before = file.read_bytes(), sum(executed(cluster).values())
+    run_study(file, *THREE, *there, seeds=3)  # nothing is left to do
+    assert (file.read_bytes(), sum(executed(cluster).values())) == before
 
 
 def after_rows(monkeypatch, count, do):
@@ -128,18 +127,18 @@ def test_a_cluster_worker_killed_between_two_results_costs_no_row(cluster, here,
     file, workers = tmp_path / "study.csv", list(cluster.workers.values())
     pids = [worker.process.process.pid for worker in workers]
     added = after_rows(monkeypatch, 2, lambda: os.kill(pids[0], signal.SIGKILL))
-    run_study(file, seeds=range(3), **TINY, scheduler=cluster.scheduler_address)
+    rows = run_study(file, *THREE, "--scheduler", cluster.scheduler_address, seeds=3)
     assert not psutil.pid_exists(pids[0])
-    assert len(added) == 3 * len(SEEDED)  # each run came back once
-    pd.testing.assert_frame_equal(read_table(file, STUDY)[RESULT], here[RESULT])
+    assert len(added) == 9  # each run came back once
+    pd.testing.assert_frame_equal(rows[RESULT], here[RESULT])
 
 
 SCHEDULER = """
 import time
 from distributed import LocalCluster
 if __name__ == "__main__":
-    one = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "protocol": "tcp"}
-    with LocalCluster(**one, dashboard_address=":0") as cluster:
+    two = {"n_workers": 2, "threads_per_worker": 1, "processes": False, "protocol": "tcp"}
+    with LocalCluster(**two, dashboard_address=":0") as cluster:
         print(cluster.scheduler_address, flush=True)
         time.sleep(600)
 """
@@ -150,83 +149,56 @@ def test_a_scheduler_that_dies_is_told_in_one_line_and_the_finished_runs_are_kep
     with subprocess.Popen([sys.executable, "-c", SCHEDULER], stdout=subprocess.PIPE, text=True) as scheduler:
         address = scheduler.stdout.readline().strip()
         after_rows(monkeypatch, 2, scheduler.kill)
-        options = ["--data", "sample", "--images", "50", "--scheduler", address, "--output", str(file)]
-        status = main(["study", *options])
+        rows = run_study(file, "--scheduler", address, seeds=9, images=200, status=1)
         scheduler.kill()
-    assert status == 1
     error = capfd.readouterr().err.splitlines()
     assert error == [
         f"gan-tutorial: error: The Dask scheduler at {address} has gone. What was finished is kept; "
         "start the cluster and then the study again."
     ]
-    assert len(read_table(file, STUDY)) == 2 * 4
+    assert 2 * 4 <= len(rows) < 9 * 4 * len(SEEDED)  # whole runs, not all of them
+    assert len(rows) % 4 == 0
 
 
-def test_workers_with_several_threads_are_refused(tmp_path):
-    with (
-        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0") as cluster,
-        pytest.raises(ValueError, match="--nthreads 1"),
-    ):
-        run_study(tmp_path / "study.csv", seeds=[0], **TINY, scheduler=cluster.scheduler_address)
-    assert not (tmp_path / "study.csv").exists()
+@pytest.mark.parametrize(("workers", "threads"), [(1, 1), (2, 2)])
+def test_a_cluster_of_one_worker_or_of_several_threads_a_worker_is_refused(workers, threads, tmp_path, capfd):
+    options = {"n_workers": workers, "threads_per_worker": threads, "processes": False, "dashboard_address": ":0"}
+    with LocalCluster(**options) as cluster:
+        assert run_study(tmp_path / "study.csv", "--scheduler", cluster.scheduler_address, status=1) is None
+    assert "needs workers of one thread each (--nthreads 1), at least two." in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense", "carrier-pigeon://loft", "127.0.0.1:many"])
 def test_a_wrong_address_is_told_in_one_line(address, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(study, "CONNECT_SECONDS", 1)
-    options = ["--data", "sample", "--output", str(tmp_path / "study.csv")]
-    assert main(["study", *options, "--scheduler", address]) == 1
+    run_study(tmp_path / "study.csv", "--scheduler", address, status=1)
     error = [line for line in capfd.readouterr().err.splitlines() if line]
     assert len(error) == 1
     assert error[0].startswith(f"gan-tutorial: error: No Dask scheduler answers at '{address}'")
 
 
-def test_a_killed_study_goes_on_and_loses_or_doubles_nothing(tmp_path):
-    file = tmp_path / "study.csv"
-    command = (
-        "from pathlib import Path; from gan_tutorial.tools.study import run_study; import sys; "
-        "run_study(Path(sys.argv[1]), 'sample', [0, 1, 2], epochs=2, images_per_epoch=200)"
-    )
-    study = subprocess.Popen([sys.executable, "-c", command, str(file)])
-    while study.poll() is None and not file.exists():
-        time.sleep(0.02)
-    study.kill()
-    study.wait()
-    before = pd.read_csv(file)
-    assert len(before) < 3 * 2 * len(SEEDED)
-    subprocess.run([sys.executable, "-c", command, str(file)], check=True)
-    after = pd.read_csv(file)
-    assert len(after) == 3 * 2 * len(SEEDED)
-    assert not after.duplicated([*KEY, "epoch"]).any()
-    kept = after.merge(before, how="inner")  # the finished runs were not trained again: even their times are the same
-    assert len(kept) == len(before)
-
-
-STUDY_OF_TWO = """
-import sys
-from pathlib import Path
-from gan_tutorial.tools.study import run_study
-if __name__ == "__main__":
-    run_study(Path(sys.argv[1]), "sample", range(9), epochs=4, images_per_epoch=9_000, jobs=2, variants=["baseline"])
-"""
-
-
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGHUP", "SIGINT"])
-def test_the_workers_of_a_study_end_with_it_however_it_ends(tmp_path, name):
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])  # Ctrl-C and SIGHUP go SIGTERM's way (see test_runner)
+def test_the_workers_of_a_stopped_study_end_with_it_and_it_goes_on_without_a_lost_or_doubled_row(tmp_path, name):
     if not hasattr(signal, name):
         pytest.skip(f"this system has no {name}")
     file = tmp_path / "study.csv"
-    command = [sys.executable, "-c", STUDY_OF_TWO, str(file)]
-    stopped = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while stopped.poll() is None and not file.exists():
-        time.sleep(0.05)
-    workers = psutil.Process(stopped.pid).children(recursive=True)
+    options = ["study", *THREE, "--data", "sample", "--images", "200", "--seeds", "50", "--jobs", "2"]
+    command = [sys.executable, "-m", "gan_tutorial.tools.cli", *options, "--output", str(file)]
+    study = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while study.poll() is None and not file.exists():
+        time.sleep(0.01)
+    workers = psutil.Process(study.pid).children(recursive=True)
     assert len(workers) >= 2
-    stopped.send_signal(getattr(signal, name))  # and nobody waits for it: even as a zombie it must count as gone
+    study.send_signal(getattr(signal, name))  # and nobody waits for it: even as a zombie it must count as gone
     _, alive = psutil.wait_procs(workers, timeout=10)
-    stopped.wait(timeout=10)
+    study.wait(timeout=10)
     assert alive == []
-    assert read_table(file, STUDY)["epoch"].max() == 4  # whole runs only
+    before = read_table(file, STUDY)  # whole runs only, or it could not be read
+    seeds = before["seed"].max() + 2
+    after = run_study(file, *THREE, seeds=seeds, images=200)
+    assert len(before) < len(after) == 4 * len(THREE) * seeds
+    assert not after.duplicated([*KEY, "epoch"]).any()
+    assert len(after.merge(before, how="inner")) == len(before)  # nothing was trained again: the times are the same
 
 
 # ---- the command -----------------------------------------------------------------------------------------------
@@ -235,11 +207,9 @@ def test_the_workers_of_a_study_end_with_it_however_it_ends(tmp_path, name):
 def test_the_command_trains_named_networks_into_a_file_and_writes_their_bands_beside_it(tmp_path):
     file = tmp_path / "new" / "study.csv"
     committed = {path: path.read_bytes() for path in RESULTS.iterdir() if path.suffix == ".csv"}
-    options = ["--data", "sample", "--images", "50", "--seeds", "2", "--jobs", "1", "--output", str(file)]
-    assert main(["study", "Adam", "BCELoss + Adam", *options]) == 0
-    rows = read_table(file, STUDY)
+    rows = run_study(file, "Adam", "BCELoss + Adam", seeds=2)
     assert sorted(set(rows["variant"])) == ["Adam", "BCELoss + Adam"]
-    assert (set(rows["seed"]), set(rows["epochs"]), set(rows["images_per_epoch"])) == ({0, 1}, {4}, {50})
+    assert (set(rows["seed"]), set(rows["epochs"]), set(rows["images_per_epoch"])) == ({0, 1}, {4}, {20})
     assert read_table(file.with_name("bands.csv"), BANDS)["variant"].tolist() == ["Adam", "BCELoss + Adam"]
     assert {path: path.read_bytes() for path in committed} == committed
 
@@ -255,12 +225,11 @@ def test_without_a_checkout_the_command_asks_for_a_file(monkeypatch, capsys):
 
 def test_fewer_seeds_have_to_be_asked_for(tmp_path, capsys):
     file = tmp_path / "study.csv"
-    options = ["study", "Adam", "--data", "sample", "--images", "50", "--jobs", "1", "--output", str(file)]
-    assert main([*options, "--seeds", "3"]) == 0
+    run_study(file, "Adam", seeds=3)
     file.unlink()
-    assert main([*options, "--seeds", "2"]) == 1
+    run_study(file, "Adam", seeds=2, status=1)
     assert "comes from 3 seeds" in capsys.readouterr().err
-    assert main([*options, "--seeds", "2", "--fewer-seeds"]) == 0
+    run_study(file, "Adam", "--fewer-seeds", seeds=2)
 
 
 def test_a_damaged_study_stops_the_command_before_anything_is_trained(tmp_path, capsys):
@@ -278,8 +247,7 @@ def test_a_damaged_study_stops_the_command_before_anything_is_trained(tmp_path, 
 
 def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path, capsys):
     (tmp_path / "file").touch()
-    options = ["--data", "sample", "--images", "50", "--seeds", "1", "--jobs", "1"]
-    assert main(["study", "Adam", *options, "--output", str(tmp_path / "file" / "study.csv")]) == 1
+    run_study(tmp_path / "file" / "study.csv", "Adam", status=1)
     error = capsys.readouterr().err
     assert error.startswith("gan-tutorial: error: ")
     assert error.count("\n") == 1

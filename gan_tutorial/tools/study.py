@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from itertools import product
@@ -25,6 +25,7 @@ from gan_tutorial.tools import checkout
 from gan_tutorial.training import IMAGES_PER_EPOCH, train
 
 CONNECT_SECONDS = 10  # how long to wait for a cluster's answer
+_EPOCHS = 4
 
 
 def main(options: argparse.Namespace) -> int:
@@ -32,46 +33,31 @@ def main(options: argparse.Namespace) -> int:
     root = checkout()
     if not (file := options.output or (root and root / "gan_tutorial" / "results" / "study.csv")):
         raise ValueError("There is no checkout of the course here: name the file to add to with --output FILE.")
-    seeds = options.seeds or (1 if options.factorial else 5)
-    images = options.images or IMAGES_PER_EPOCH[options.profile]
-    variants = FACTORIAL if options.factorial else options.names or SEEDED
     try:
-        run_study(file, options.data, range(seeds), 4, images, options.jobs, variants, options.scheduler)
+        _train_missing(file, options)
         write_bands(file, file.with_name("bands.csv"), options.fewer_seeds)
     except OSError as problem:
         raise ValueError(f"{problem.filename or file}: {problem.strerror or problem}.") from None
     return 0
 
 
-def run_study(
-    file: Path,
-    source: str,
-    seeds: Iterable[int],
-    epochs: int,
-    images_per_epoch: int,
-    jobs: int = 1,
-    variants: Iterable[str] = tuple(SEEDED),
-    scheduler: str = "",
-) -> None:
-    """Train ``variants``, names in `VARIANTS`, with every seed, ``jobs`` at once, and add each run to ``file``.
+def _train_missing(file: Path, options: argparse.Namespace) -> None:
+    """Train every chosen network with every seed, but for the runs that ``file`` already holds; add each run to it.
 
-    Runs that ``file`` already holds are skipped, so a study that was stopped goes on where it was. Only this process
-    writes; its workers end with it, however it ends. ``source``, ``epochs`` and ``images_per_epoch`` are as for
-    `load_mnist` and `train`; ``scheduler`` is the address of a Dask cluster that trains instead of this machine.
-
-    Raises:
-        ValueError: an unknown variant; a cluster that is not there, does not fit or goes away; see `read_table`.
-        DataError: no data, or a file that cannot be written.
+    So a study that was stopped goes on where it was. Only this process writes; its workers end with it, however it
+    ends. Raises a ValueError for an unknown network and for a cluster that is not there, does not fit or goes away.
     """
-    variants = list(variants)
+    variants = list(FACTORIAL if options.factorial else options.names or SEEDED)
     if unknown := [name for name in variants if name not in VARIANTS]:
         raise ValueError(f"There is no variant {unknown[0]!r}; choose from: {', '.join(VARIANTS)}.")
     done = set(read_table(file, STUDY)[KEY].itertuples(index=False, name=None)) if file.exists() else set()
-    train_data, test_data = load_mnist(source)
-    settings = {"data": test_data.name, "epochs": epochs, "images_per_epoch": images_per_epoch}
+    train_data, test_data = load_mnist(options.data)
+    images = options.images or IMAGES_PER_EPOCH[options.profile]
+    settings = {"data": test_data.name, "epochs": _EPOCHS, "images_per_epoch": images}
+    seeds = range(options.seeds or (1 if options.factorial else 5))
     wanted = [{"variant": variant, **settings, "seed": seed} for seed, variant in product(seeds, variants)]
     missing = [run for run in wanted if tuple(run.values()) not in done]
-    with _workers(scheduler, jobs, train_data, test_data) as parallel:
+    with _workers(options.scheduler, options.jobs, train_data, test_data) as parallel:
         finished = parallel(delayed(_train_run)(run, train_data, test_data) for run in missing)
         for count, rows in enumerate(finished, start=1):
             add_rows(file, rows)
@@ -93,12 +79,13 @@ def _workers(scheduler: str, jobs: int, *data: MnistDataset) -> Iterator[Paralle
     except ImportError:
         raise ValueError('--scheduler needs Dask: pip install "gan_tutorial[cluster]"') from None
     except (OSError, ValueError, TypeError) as problem:
-        reason = [*str(problem).splitlines(), type(problem).__name__][0]
-        raise ValueError(f"No Dask scheduler answers at {scheduler!r} ({reason}). Is the address right?") from None
+        raise ValueError(f"No Dask scheduler answers at {scheduler!r} ({problem!r}). Is the address right?") from None
     with client, parallel_config(backend="dask", scatter=list(data)):
-        # Threads of one process share PyTorch's random numbers: two trainings would disturb each other's seed.
-        if max(client.nthreads().values(), default=0) != 1:
-            raise ValueError(f"The cluster at {scheduler} needs workers of one thread each: use --nthreads 1.")
+        # Threads of one process share PyTorch's random numbers; for a single worker joblib would train here.
+        if len(threads := client.nthreads().values()) < 2 or max(threads) != 1:
+            raise ValueError(
+                f"The cluster at {scheduler} needs workers of one thread each (--nthreads 1), at least two."
+            )
         try:
             yield Parallel(n_jobs=-1, return_as="generator_unordered")
         except (CancelledError, OSError):
@@ -126,5 +113,5 @@ def _train_run(run: dict, train_data: MnistDataset, test_data: MnistDataset) -> 
     started = time.perf_counter()
     history = train(network, train_data, run["epochs"], run["images_per_epoch"], 1, test_data, fast=True, quiet=True)
     seconds = round(time.perf_counter() - started, 1)
-    results = [{"epoch": e.epoch, "accuracy": e.accuracy, "loss": round(e.loss, 6)} for e in history]
-    return pd.DataFrame([run | result | conditions(train_data) | {"seconds": seconds} for result in results])
+    rows = pd.DataFrame(history).round({"loss": 6})
+    return rows.assign(**run | conditions(train_data), seconds=seconds)
