@@ -16,17 +16,11 @@ def best_device() -> torch.device:
 
 def choose_device(name: str = "auto") -> torch.device:
     """Return the device called ``name``, or for ``"auto"`` the `best_device`; a ValueError says which there are."""
-    if name == "auto":
-        return best_device()
-    choices = f"Choose one of: {', '.join(['auto', *available_devices()])}."
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"There is no device called {name!r}. {choices}") from None
-    count = 1 if device.type == "cpu" else torch.accelerator.device_count()
-    if device.type not in available_devices() or (device.index or 0) >= count:
-        raise ValueError(f"This machine has no device {name!r}. {choices}")
-    return device
+    choices = ["auto", *available_devices()]
+    numbered = [f"{choices[-1]}:{index}" for index in range(torch.accelerator.device_count())]
+    if name not in choices + numbered:
+        raise ValueError(f"There is no device called {name!r}. Choose one of: {', '.join(choices)}.")
+    return best_device() if name == "auto" else torch.device(name)
 
 
 def set_seed(seed: int) -> None:
@@ -36,9 +30,8 @@ def set_seed(seed: int) -> None:
 
 def check_counts(**counts: int) -> None:
     """Raise a ValueError that names the first count below 1."""
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be 1 or more.")
+    if low := [f"{name} is {value}" for name, value in counts.items() if value < 1]:
+        raise ValueError(f"{low[0]}; it must be 1 or more.")
 
 
 def synchronize(device: torch.device | str) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +18,7 @@ IMAGES_PER_EPOCH = {"full": 60_000, "quick": 1_500}  # an epoch in each profile
 SHOW_EVERY = 500  # training steps after which the shown loss is brought up to date
 
 
-@dataclass(frozen=True)
-class Epoch:
+class Epoch(NamedTuple):
     """What `train` tells of one epoch: its number (from 1), mean kept loss, and test accuracy in 0..1 if measured."""
 
     epoch: int
@@ -55,9 +54,7 @@ def train(
     With all of MNIST, one image (784,) at a time, this is notebook 03's plain loop: the same losses to the last bit.
     An epoch is ``images_per_epoch`` images; after each the accuracy on ``test_data``, if given, is measured. ``fast``
     takes the steps of `backprop` where it knows the network: equal but for rounding. ``quiet`` shows no progress.
-
-    Raises:
-        ValueError: a count below 1, an empty data set, or network and data set on different devices.
+    Raises a ValueError for a count below 1, an empty data set, or network and data set on different devices.
     """
     check_counts(epochs=epochs, images_per_epoch=images_per_epoch, batch_size=batch_size)
     _check_data(network, dataset)
@@ -82,23 +79,17 @@ def _check_data(network: ANN, dataset: MnistDataset) -> None:
     """Raise a ValueError unless there are images, and on the network's device."""
     if len(dataset) == 0:
         raise ValueError("The data set is empty: there is nothing to train on.")
-    network_device = next(network.parameters()).device
-    if network_device != dataset.images.device:
-        raise ValueError(
-            f"The network is on {network_device}, the data set on {dataset.images.device}. "
-            "Put both on one: network.to(device), and device=... when reading the data."
-        )
+    if (device := next(network.parameters()).device) != dataset.images.device:
+        where = f"The network is on {device}, the data set on {dataset.images.device}."
+        raise ValueError(f"{where} Put both on one: network.to(device), and device=... when reading the data.")
 
 
 def batches(size: int, images: int, batch_size: int, start: int = 0) -> Iterator[int | slice]:
-    """Yield what to pick from a data set of ``size`` to show ``images`` images in order, beginning at ``start``.
-
-    Single indices where ``batch_size`` is 1, else slices; a batch ends where the file ends.
-    """
+    """Yield indices, or for larger batches slices, that show ``images`` of ``size`` images in order from ``start``."""
     shown = 0
     while shown < images:
         first = (start + shown) % size
-        count = min(batch_size, images - shown, size - first)
+        count = min(batch_size, images - shown, size - first)  # a batch ends where the file ends
         yield first if batch_size == 1 else slice(first, first + count)
         shown += count
 

@@ -165,7 +165,7 @@ def test_a_cluster_of_one_worker_or_of_several_threads_a_worker_is_refused(worke
     options = {"n_workers": workers, "threads_per_worker": threads, "processes": False, "dashboard_address": ":0"}
     with LocalCluster(**options) as cluster:
         assert run_study(tmp_path / "study.csv", "--scheduler", cluster.scheduler_address, status=1) is None
-    assert "needs workers of one thread each (--nthreads 1), at least two." in capfd.readouterr().err
+    assert "needs two workers of one thread each: use --nthreads 1." in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense", "carrier-pigeon://loft", "127.0.0.1:many"])

@@ -133,10 +133,14 @@ def _data(options: argparse.Namespace) -> int:
     if not options.fetch and not options.verify:
         print(f"{_sources.FOLDER_VARIABLE}: {folder or 'not set'}\ncache: {_sources.cache_folder()}")
         return 0
-    sources = _sources.official_paths("folder" if folder else "cache").values()
-    for path in _sources.fetch() if options.fetch else [path for paths in sources for path in paths]:
-        _sources.read_official(path)
-        print(f"{path}: verified")
+    if options.fetch:
+        verified = list(_sources.fetch())
+    else:
+        parts = _sources.official_paths("folder" if folder else "cache").values()
+        verified = [path for paths in parts for path in paths]
+        for path in verified:
+            _sources.read_official(path)
+    print("\n".join(f"{path}: verified" for path in verified))
     return 0
 
 

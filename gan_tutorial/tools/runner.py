@@ -230,17 +230,18 @@ def _execute(task: Task, made: Path, options: Namespace) -> NotebookNode:
     return executed
 
 
-class _Kernel(AsyncKernelManager):
-    """A kernel of this very Python, whatever kernels are installed; what it writes past IPython goes nowhere."""
+def _kernel_class(environment: dict[str, str]) -> type[AsyncKernelManager]:
+    """Return the class of a kernel of this very Python, whatever kernels are installed."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
-        super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
-        assert self.kernel_spec
-        self.kernel_spec.env = environment
+    class Kernel(AsyncKernelManager):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **options)
 
-    def start_kernel(self, **options: Any) -> Any:
-        """Start it without the terminal."""
-        return super().start_kernel(**options, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        def start_kernel(self, **options: Any) -> Any:
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # what is written past IPython
+            return super().start_kernel(**options, **quiet, env=environment)
+
+    return Kernel
 
 
 def _run_cells(task: Task, output: Path, options: Namespace) -> tuple[list[str], str]:
@@ -253,7 +254,7 @@ def _run_cells(task: Task, output: Path, options: Namespace) -> tuple[list[str],
             task.parameters,
             resources={"metadata": {"path": str(task.notebook.parent)}},  # its `cwd` is that of all threads
             kernel_name="python3",
-            km=_Kernel(_environment(output.parent, options.profile)),
+            kernel_manager_class=_kernel_class(_environment(output.parent, options.profile)),
             progress_bar=False,
             execution_timeout=options.timeout,
             iopub_timeout=60,  # the default, 4 seconds, is too short on a busy machine
@@ -300,14 +301,14 @@ def _wrong(cell: NotebookNode) -> str:
 
 
 def _environment(figures: Path, profile: str) -> dict[str, str]:
-    """Return the environment variables of a kernel that differ from ours."""
+    """Return the environment variables of a kernel."""
     own = {FIGURES_VARIABLE: str(figures), PROFILE_VARIABLE: profile, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
     own["OMP_NUM_THREADS"] = "1"  # other counts of threads give other last bits
     for variable in (FOLDER_VARIABLE, CACHE_VARIABLE):
         place = os.environ.get(variable)
         if place and (variable, place) != (FOLDER_VARIABLE, "sample"):
             own[variable] = str(Path(place).expanduser().resolve())  # the kernel runs in another folder than we do
-    return own
+    return os.environ | own
 
 
 def _finish(task: Task, future: Future[NotebookNode], scratch: Path, options: Namespace) -> None:

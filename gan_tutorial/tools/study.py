@@ -83,9 +83,7 @@ def _workers(scheduler: str, jobs: int, *data: MnistDataset) -> Iterator[Paralle
     with client, parallel_config(backend="dask", scatter=list(data)):
         # Threads of one process share PyTorch's random numbers; for a single worker joblib would train here.
         if len(threads := client.nthreads().values()) < 2 or max(threads) != 1:
-            raise ValueError(
-                f"The cluster at {scheduler} needs workers of one thread each (--nthreads 1), at least two."
-            )
+            raise ValueError(f"The cluster at {scheduler} needs two workers of one thread each: use --nthreads 1.")
         try:
             yield Parallel(n_jobs=-1, return_as="generator_unordered")
         except (CancelledError, OSError):
@@ -113,5 +111,5 @@ def _train_run(run: dict, train_data: MnistDataset, test_data: MnistDataset) -> 
     started = time.perf_counter()
     history = train(network, train_data, run["epochs"], run["images_per_epoch"], 1, test_data, fast=True, quiet=True)
     seconds = round(time.perf_counter() - started, 1)
-    rows = pd.DataFrame(history).round({"loss": 6})
-    return rows.assign(**run | conditions(train_data), seconds=seconds)
+    settings: dict = run | conditions(train_data) | {"seconds": seconds}
+    return pd.DataFrame(history).round({"loss": 6}).assign(**settings)
