@@ -23,7 +23,7 @@ def peaks(run: psutil.Process) -> dict[str, float]:
     found = {}
     for process in run.children(recursive=True):
         try:
-            notebook = Path(process.environ().get("GAN_TUTORIAL_FIGURES", "")).parent.name
+            notebook = Path(process.environ().get("GAN_TUTORIAL_FIGURES", "")).name
             status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
         except (psutil.Error, OSError):  # it has just ended
             continue

@@ -459,7 +459,11 @@ def test_a_notebook_that_is_not_there_is_refused_with_the_choices(course, tmp_pa
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("sede", "1", r"no parameter 'sede'. The notebooks chosen know: data_source, flag, rate, seed"),
+        (
+            "sede",
+            "1",
+            r"no parameter 'sede' in the notebooks chosen. Did you mean seed\? Known: data_source, flag, rate, seed",
+        ),
         ("seed", "1.5", "The parameter seed is of type int; '1.5' is not"),
         ("seed", "x", "The parameter seed is of type int; 'x' is not"),
         ("rate", "fast", "The parameter rate is of type float; 'fast' is not"),

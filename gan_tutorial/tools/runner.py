@@ -174,7 +174,7 @@ def run(tasks: list[Task], options: Namespace) -> None:
     """
     waiting = longest_first([task for task in tasks if not task.problem], options.profile)
     form = "{n_fmt} of {total_fmt} notebooks |{bar:20}| {elapsed}"  # disable=None: a bar on terminals only
-    scratch = options.output.resolve() / ".running"
+    scratch = options.output / ".running"
     with _lock(options.output, scratch), ThreadPoolExecutor(options.jobs) as pool:
         futures = {pool.submit(_execute, task, scratch / task.notebook.stem, options): task for task in waiting}
         pending = set(futures)
@@ -218,10 +218,12 @@ def _execute(task: Task, made: Path, options: Namespace) -> NotebookNode:
     _say(f"{task.notebook.stem}: started")
     began = time.monotonic()
     made.mkdir(parents=True)
-    output = made / "executed.ipynb"
-    started, reason = _run_cells(task, output, options)
+    # Plain names, for papermill writes its paths as UTF-8 text; beside ``made``, which a notebook may remove.
+    source, output = (made.parent / f"{id(task)}.{kind}.ipynb" for kind in ("source", "executed"))
+    shutil.copyfile(task.notebook, source)
+    started, reason = _run_cells(task, (source, output), made, options)
     if not started and reason:  # now and then a kernel does not start
-        started, reason = _run_cells(task, output, options)
+        started, reason = _run_cells(task, (source, output), made, options)
     task.seconds = time.monotonic() - began
     if not output.exists():
         raise RunError(f"failed: {reason}")
@@ -244,17 +246,16 @@ def _kernel_class(environment: dict[str, str]) -> type[AsyncKernelManager]:
     return Kernel
 
 
-def _run_cells(task: Task, output: Path, options: Namespace) -> tuple[list[str], str]:
+def _run_cells(task: Task, paths: tuple[Path, Path], made: Path, options: Namespace) -> tuple[list[str], str]:
     """Run all cells in a new kernel; return the ids of those that were started, and why that came to an early end."""
     started: list[str] = []
     try:
         papermill.execute_notebook(
-            str(task.notebook),
-            str(output),
+            *map(str, paths),
             task.parameters,
             resources={"metadata": {"path": str(task.notebook.parent)}},  # its `cwd` is that of all threads
             kernel_name="python3",
-            kernel_manager_class=_kernel_class(_environment(output.parent, options.profile)),
+            kernel_manager_class=_kernel_class(_environment(made, options.profile)),
             progress_bar=False,
             execution_timeout=options.timeout,
             iopub_timeout=60,  # the default, 4 seconds, is too short on a busy machine
@@ -302,7 +303,12 @@ def _wrong(cell: NotebookNode) -> str:
 
 def _environment(figures: Path, profile: str) -> dict[str, str]:
     """Return the environment variables of a kernel."""
-    own = {FIGURES_VARIABLE: str(figures), PROFILE_VARIABLE: profile, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
+    own = {
+        FIGURES_VARIABLE: str(figures.resolve()),
+        PROFILE_VARIABLE: profile,
+        "PYTHONUTF8": "1",
+        "PYTHONIOENCODING": "utf-8",
+    }
     own["OMP_NUM_THREADS"] = "1"  # other counts of threads give other last bits
     for variable in (FOLDER_VARIABLE, CACHE_VARIABLE):
         place = os.environ.get(variable)
