@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+import gan_tutorial
+from gan_tutorial import judging, records
+
 ROOT = Path(__file__).parents[1]
 TAUGHT = sorted((ROOT / "gan_tutorial").glob("*.py"))
 TOOLS = sorted((ROOT / "gan_tutorial" / "tools").glob("*.py"))
@@ -79,11 +82,11 @@ def test_the_package_comes_from_the_wheel_and_brings_all_its_results(user, insta
     tracked = succeed("git", "-C", ROOT, "ls-files", "gan_tutorial/results").split()
     assert len(tracked) >= 5
     assert [name for name in tracked if (ROOT / name).read_bytes() != (package.parent / name).read_bytes()] == []
+    for file in (records.BANDS_FILE, records.RESULTS / "study.csv", judging.JUDGE_FILE):
+        assert file.relative_to(Path(gan_tutorial.__file__).parents[1]).as_posix() in tracked
 
 
-def test_a_notebook_alone_in_a_folder_runs_with_bands_and_recorded_runs_and_package_data_are_not_written(
-    user, tmp_path
-):
+def test_a_notebook_alone_in_a_folder_runs_and_package_data_are_not_written(user, tmp_path):
     package = installed_package(user)
     before = contents(package)
     (tmp_path / "alone").mkdir()
