@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from gan_tutorial.data import replacing
 from gan_tutorial.records import RESULTS
 
 ROOT = Path(__file__).parents[1]
@@ -48,9 +49,8 @@ def write_rows(file: Path, rows: pd.DataFrame) -> None:
     rows = rows.copy()
     for column in ("seconds", "seconds_q1", "seconds_q3", "against_seconds", "ratio", "ratio_q1", "ratio_q3", "target"):
         rows[column] = rows[column].map(lambda value: float(f"{value:.4g}"))
-    unfinished = file.with_suffix(".unfinished")
-    rows.sort_values(KEY).to_csv(unfinished, index=False)
-    unfinished.replace(file)
+    with replacing(file) as unfinished:
+        unfinished.write(rows.sort_values(KEY).to_csv(index=False, lineterminator="\n").encode())
 
 
 def draw(rows: pd.DataFrame) -> Figure:
