@@ -5,6 +5,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
@@ -35,7 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not (message := _explain(problem)):
             raise
         text, code = f"error: {message}", 1
-    print(f"gan-tutorial: {text}", file=sys.stderr)
+    print(f"gan-tutorial: {text}", file=sys.stderr, flush=True)
+    if (
+        code > 128 and threading.active_count() > 1
+    ):  # all is tidied up; a thread that still waits for a dead kernel goes
+        os._exit(code)
     return code
 
 

@@ -175,7 +175,8 @@ def run(tasks: list[Task], options: Namespace) -> None:
     waiting = longest_first([task for task in tasks if not task.problem], options.profile)
     form = "{n_fmt} of {total_fmt} notebooks |{bar:20}| {elapsed}"  # disable=None: a bar on terminals only
     scratch = options.output / ".running"
-    with _lock(options.output, scratch), ThreadPoolExecutor(options.jobs) as pool:
+    with _lock(options.output, scratch):
+        pool = ThreadPoolExecutor(options.jobs)
         futures = {pool.submit(_execute, task, scratch / task.notebook.stem, options): task for task in waiting}
         pending = set(futures)
         try:
@@ -333,9 +334,10 @@ def _finish(task: Task, future: Future[NotebookNode], scratch: Path, options: Na
 
 
 def _stop(pool: ThreadPoolExecutor, futures: Iterable[Future[NotebookNode]]) -> None:
-    """Kill every kernel and what it has started, until nothing runs any more."""
+    """Kill every kernel and what it has started, until nothing runs any more, or for ten seconds."""
     pool.shutdown(wait=False, cancel_futures=True)
-    while not all(future.done() for future in futures):
+    end = time.monotonic() + 10
+    while not all(future.done() for future in futures) and time.monotonic() < end:
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
