@@ -1,6 +1,9 @@
 """Numbers in, figures out: the charts of the course, `show`, which displays them, and the line of progress."""
 
+import base64
+import html
 import io
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,43 +21,51 @@ from tqdm import tqdm
 
 FIGURES_VARIABLE = "GAN_TUTORIAL_FIGURES"  # a folder; when set, `show` also saves each figure there
 MARK = "gan_tutorial"  # under this name the metadata of an output hold its note
+_LARGEST_SVG = 200_000  # bytes
 _RUNNING_MEAN = 200  # kept losses averaged for the line over the faint dots
+_DOTS = 2_000  # of a network, at most twice as many: more would hide each other
 
-# One colour per variant, the same in every notebook (Okabe and Ito's palette, safe for colour-blind readers).
+# One colour and one marker per variant, the same in every notebook: contrast 3 or more on white, and told apart by
+# colour-blind readers. In 01, 03 and 11 black is the way forward and vermilion the way back.
 COLORS = {
-    "loss": "#0072B2",
     "baseline": "#0072B2",
-    "BCELoss": "#E69F00",
-    "LeakyReLU": "#009E73",
-    "Adam": "#CC79A7",
-    "LayerNorm": "#D55E00",
-    "combination": "#000000",
+    "BCELoss": "#A66A00",
+    "LeakyReLU": "#00845A",
+    "Adam": "#B04A8A",
+    "LayerNorm": "#6A51A3",
+    "combination": "#8C1C3A",
 }
+MARKERS = dict(zip(COLORS, "os^DvP", strict=True))
+GREY, FORWARD, BACKWARD = "#707070", "#000000", "#D55E00"
 
 
 def show(figure: Figure, name: str, alt: str) -> None:
-    """Display ``figure`` as a PNG with a name and alternative text, and close it.
+    """Display ``figure`` as a picture that has a name and alternative text, and close it.
 
-    If the environment variable ``GAN_TUTORIAL_FIGURES`` names a folder, ``name.png`` and ``name.svg`` are saved there.
+    The picture is an SVG, or a PNG where that is smaller by far. It stands in HTML, because JupyterLab gives a screen
+    reader no other alternative text. If the environment variable ``GAN_TUTORIAL_FIGURES`` names a folder, ``name.png``
+    and ``name.svg`` are saved there.
 
     Args:
         figure: what to show.
         name: unique in the course and led by the notebook's number, e.g. ``"03_loss"``.
         alt: a sentence that tells a reader who cannot see the figure what it shows.
     """
-    png = render(figure, "png")
+    pictures = {kind: render(figure, kind) for kind in ("png", "svg")}
     if folder := os.environ.get(FIGURES_VARIABLE):
         Path(folder).mkdir(parents=True, exist_ok=True)
-        Path(folder, f"{name}.png").write_bytes(png)
-        Path(folder, f"{name}.svg").write_bytes(render(figure, "svg"))
+        for kind, picture in pictures.items():
+            Path(folder, f"{name}.{kind}").write_bytes(picture)
     plt.close(figure)
-    bundle = {"image/png": png, "text/plain": f"Figure {name}: {alt}"}
-    show_marked(bundle, {"figure": name, "alt": alt}, **{"image/png": {"alt": alt}})
+    kind = "svg+xml" if len(pictures["svg"]) < _LARGEST_SVG else "png"
+    data = base64.b64encode(pictures[kind[:3]]).decode()
+    image = f'<img alt="{html.escape(alt)}" src="data:image/{kind};base64,{data}">'
+    show_marked({"text/html": image, "text/plain": f"Figure {name}: {alt}"}, {"figure": name, "alt": alt})
 
 
-def show_marked(bundle: Mapping[str, object], note: Mapping[str, object], **metadata: object) -> None:
+def show_marked(bundle: Mapping[str, object], note: Mapping[str, object]) -> None:
     """Display ``bundle`` (MIME type to content) with a note in its metadata, which a run of the course reads."""
-    display(bundle, metadata={MARK: dict(note)} | metadata, raw=True)
+    display(bundle, metadata={MARK: dict(note)}, raw=True)
 
 
 def render(figure: Figure, file_format: str) -> bytes:
@@ -85,52 +96,53 @@ def running_mean(values: ArrayLike, window: int = _RUNNING_MEAN) -> np.ndarray:
     return (sums[window:] - sums[:-window]) / window if len(sums) > window else np.empty(0)
 
 
+def label_ends(axes: Axes) -> None:
+    """Write the label of each line behind its last point, in its colour, none upon another: instead of a legend."""
+    axes.figure.canvas.draw()  # settles where on the paper the points lie
+    lines = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
+    ends = [tuple(np.asarray(line.get_xydata())[-1]) for line in lines]
+    heights = axes.transData.transform(ends)[:, 1] * 72 / axes.figure.dpi
+    lowest = -math.inf
+    for k in np.argsort(heights):
+        lowest = max(heights[k], lowest + 1.1 * mpl.rcParams["font.size"])
+        text, shift, color = str(lines[k].get_label()), (8, lowest - heights[k]), lines[k].get_color()
+        axes.annotate(text, ends[k], shift, textcoords="offset points", va="center", color=color)
+
+
+def plot_seeds(axes: Axes, x: Sequence[float], runs: ArrayLike, name: str) -> None:
+    """Draw a variant's ``runs`` (seeds, len(x)) against ``x``: each seed pale, their mean strong with its marker."""
+    runs, color = np.asarray(runs), COLORS.get(name, GREY)
+    axes.plot(x, runs.T, color=color, alpha=0.3, linewidth=0.8)
+    axes.plot(x, runs.mean(axis=0), color=color, marker=MARKERS.get(name, "o"), label=name)
+
+
+def mistakes_axis(axes: Axes) -> None:
+    """Make y the axis of classification errors in percent, logarithmic, the same in every notebook."""
+    ticks = [2, 5, 10, 20, 50]
+    axes.set(yscale="log", ylabel="mistakes (%)", yticks=ticks, yticklabels=ticks)
+    axes.yaxis.minorticks_off()
+
+
 def plot_progress(losses: Mapping[str, Sequence[float]], every: int = 10) -> Figure:
-    """Draw the losses of one or more networks side by side on equal axes (the loss chart of notebooks 03 and 05-09).
+    """Draw losses on one log axis: some as faint dots, and the running mean of all (notebooks 03 and 05 to 09).
 
     Args:
         losses: for each network its kept losses, as in ``ANN.progress``; a name in `COLORS` sets the colour.
         every: training steps between two kept losses.
     """
-    figure, row = plt.subplots(
-        1,
-        len(losses),
-        figsize=(8, 4) if len(losses) == 1 else (10, 4),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    for axes, (name, values) in zip(row[0], losses.items(), strict=True):
-        _draw_progress(axes, values, name, every)
-    row[0][0].set_ylabel("loss")
-    return figure
-
-
-def _draw_progress(axes: Axes, values: Sequence[float], name: str, every: int) -> None:
-    """Draw one network's kept losses on ``axes``: faint dots, a running mean, y from 0 to 1 as in the original post."""
-    color = COLORS.get(name, COLORS["loss"])
-    axes.plot(
-        every * np.arange(1, len(values) + 1),
-        values,
-        ".",
-        color=color,
-        alpha=0.1,
-        markersize=3,
-        rasterized=True,
-    )
-    window = max(1, min(_RUNNING_MEAN, len(values) // 10))
-    means = running_mean(values, window)
-    axes.plot(
-        every * (np.arange(len(means)) + window),
-        means,
-        color="black",
-        label=f"mean of {window * every:,} steps",
-    )
-    axes.set(title=name, xlabel="training steps", ylim=(0, 1), yticks=(0, 0.25, 0.5))
+    figure, axes = plt.subplots()
+    for name, values in losses.items():
+        steps, color = every * np.arange(1, len(values) + 1), COLORS.get(name, COLORS["baseline"])
+        dots = slice(None, None, 1 + len(values) // _DOTS)
+        axes.plot(steps[dots], values[dots], ".", color=color, alpha=0.2, markersize=2, rasterized=True, label="_kept")
+        window = max(1, min(_RUNNING_MEAN, len(values) // 10))
+        axes.plot(steps[window - 1 :][dots], running_mean(values, window)[dots], color=color, label=name)
+    axes.set(xlabel="training steps", ylabel="loss", yscale="log")
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
-    axes.grid()
-    axes.legend(loc="upper right")
+    label_ends(axes)
+    return figure
 
 
 def plot_image(values: ArrayLike, title: str = "") -> Figure:
@@ -191,19 +203,28 @@ def tile(images: ArrayLike, columns: int = 8) -> np.ndarray:
 
 
 def plot_confusion_matrix(matrix: ArrayLike) -> Figure:
-    """Draw a confusion matrix (10, 10), rows the true digit and columns the predicted one (notebook 03)."""
-    from sklearn.metrics import ConfusionMatrixDisplay
+    """Draw the mistakes of a confusion matrix (10, 10), rows the true digit, columns the answer (notebook 03).
 
-    figure, axes = plt.subplots(figsize=(6.5, 6), layout="constrained")
-    ConfusionMatrixDisplay(np.asarray(matrix)).plot(ax=axes, cmap="Blues", colorbar=False)
-    axes.set(xlabel="predicted digit", ylabel="true digit")
+    Each cell tells how many of 1,000 images of that digit get that wrong answer; the three largest are framed.
+    """
+    counts = np.asarray(matrix, dtype=float)
+    errors = 1000 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    np.fill_diagonal(errors, 0)  # right answers: they would drown the rest
+    figure, axes = plt.subplots(figsize=(6.4, 5.6))
+    axes.imshow(errors, cmap="Greys", vmax=1.5 * errors.max())
+    axes.grid(visible=False)
+    for (row, column), error in np.ndenumerate(errors):
+        if round(error) > 0:
+            axes.text(column, row, f"{error:.0f}", ha="center", va="center", fontsize=10)
+    for row, column in zip(*np.unravel_index(np.argsort(errors, axis=None)[-3:], errors.shape), strict=True):
+        axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=BACKWARD, linewidth=2))
+    axes.set(xlabel="answer", ylabel="true digit", xticks=range(10), yticks=range(10))
     return figure
 
 
 def plot_scores(scores: ArrayLike, label: int) -> Figure:
-    """Draw the ten scores of one image as bars, the true digit's in another colour (notebook 03)."""
-    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
-    colors = [COLORS["BCELoss"] if digit == label else COLORS["baseline"] for digit in range(10)]
-    axes.bar(range(10), np.asarray(scores), color=colors)
+    """Draw the ten scores of one image as bars, the true digit's black, the others grey (notebook 03)."""
+    figure, axes = plt.subplots(figsize=(6.4, 3))
+    axes.bar(range(10), np.asarray(scores), color=[FORWARD if digit == label else GREY for digit in range(10)])
     axes.set(xticks=range(10), xlabel="digit", ylabel="score", ylim=(0, 1), title=f"the true digit is {label}")
     return figure

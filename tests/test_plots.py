@@ -1,5 +1,7 @@
 """Plots draw the numbers they are given, and `show` gives every figure a name and alternative text."""
 
+import base64
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -26,29 +28,86 @@ def test_running_mean_of_too_few_values_is_empty():
     assert len(plots.running_mean([1, 2], window=3)) == 0
 
 
+@pytest.fixture
+def style():
+    with plt.style.context("gan_tutorial.course"):
+        yield
+
+
 def test_progress_is_drawn_at_the_training_steps_it_was_kept_at():
     figure = plots.plot_progress({"baseline": [0.9, 0.5, 0.1]}, every=10)
     dots, mean = figure.axes[0].lines
     np.testing.assert_allclose(dots.get_xydata(), [[10, 0.9], [20, 0.5], [30, 0.1]])
-    assert (dots.get_alpha(), figure.axes[0].get_ylim()) == (0.1, (0, 1))
     np.testing.assert_allclose(mean.get_xydata(), dots.get_xydata())
+    assert figure.axes[0].get_yscale() == "log"
     plt.close(figure)
 
 
-def test_the_mean_stands_at_the_last_step_of_its_window():
-    losses = np.linspace(1, 0, 5_000)
+def test_the_mean_is_of_all_losses_and_stands_at_the_last_step_of_its_window():
+    losses = np.linspace(1, 0.1, 5_000)
     figure = plots.plot_progress({"baseline": losses}, every=10)
-    x, y = figure.axes[0].lines[1].get_xydata()[-1]
+    dots, mean = figure.axes[0].lines
+    x, y = mean.get_xydata()[-1]
     assert x == 50_000
     assert y == pytest.approx(losses[-200:].mean())
+    assert len(dots.get_xydata()) == 1667  # every third
+    np.testing.assert_allclose(dots.get_xydata()[1], [40, losses[3]])
     plt.close(figure)
 
 
-def test_compared_networks_share_their_axes():
-    figure = plots.plot_progress({"baseline": [1, 0.5], "BCELoss": [2, 3]})
-    assert [axes.get_title() for axes in figure.axes] == ["baseline", "BCELoss"]
-    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim() == (0, 1)
+def test_labels_stand_at_the_ends_of_their_lines_none_upon_another(style):
+    figure = plots.plot_progress({"baseline": [1, 0.5, 0.300], "BCELoss": [2, 1, 0.302]})
+    figure.draw_without_rendering()
+    first, second = figure.axes[0].texts
+    assert [text.get_text() for text in (first, second)] == ["baseline", "BCELoss"]
+    assert [text.get_color() for text in (first, second)] == [plots.COLORS["baseline"], plots.COLORS["BCELoss"]]
+    assert [text.xy[1] for text in (first, second)] == pytest.approx([0.300, 0.302])
+    assert not first.get_window_extent().overlaps(second.get_window_extent())
+    assert second.get_window_extent().x1 <= figure.bbox.x1
     plt.close(figure)
+
+
+def test_seeds_are_pale_and_their_mean_strong(style):
+    figure, axes = plt.subplots()
+    plots.plot_seeds(axes, [1, 2], [[10, 4], [20, 6]], "Adam")
+    one, two, mean = axes.lines
+    assert (one.get_ydata().tolist(), two.get_ydata().tolist(), mean.get_ydata().tolist()) == (
+        [10, 4],
+        [20, 6],
+        [15, 5],
+    )
+    assert one.get_alpha() < 0.5 < mean.get_linewidth()
+    assert {line.get_color() for line in axes.lines} == {plots.COLORS["Adam"]}
+    assert mean.get_marker() == plots.MARKERS["Adam"]
+    plots.mistakes_axis(axes)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["2", "5", "10", "20", "50"]
+    plt.close(figure)
+
+
+def contrast_with_white(color):
+    """The contrast ratio of WCAG 2: relative luminances, each with 0.05 for stray light."""
+    channels = [int(color[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 1.05 / (np.dot(linear, [0.2126, 0.7152, 0.0722]) + 0.05)
+
+
+def test_each_variant_has_a_colour_and_a_marker_of_its_own_that_can_be_seen():
+    colors = [*plots.COLORS.values(), plots.GREY, plots.FORWARD, plots.BACKWARD]
+    assert len(set(colors)) == len(colors)
+    assert len(set(plots.MARKERS.values())) == len(plots.COLORS)
+    assert contrast_with_white("#777777") == pytest.approx(4.48, abs=0.01)
+    assert [color for color in colors if contrast_with_white(color) < 3] == []
+
+
+def test_mistakes_are_counted_per_thousand_of_the_true_digit_and_the_three_largest_framed():
+    matrix = 90 * np.eye(10)
+    matrix[4, 9], matrix[3, 5], matrix[0, 1], matrix[2, 1] = 10, 5, 3, 1
+    axes = plots.plot_confusion_matrix(matrix).axes[0]
+    shown = {(text.get_position()[1], text.get_position()[0]): text.get_text() for text in axes.texts}
+    assert shown == {(4, 9): "100", (3, 5): "53", (0, 1): "32", (2, 1): "11"}
+    frames = {(frame.get_y() + 0.5, frame.get_x() + 0.5) for frame in axes.patches}
+    assert frames == {(4, 9), (3, 5), (0, 1)}
+    plt.close(axes.figure)
 
 
 def test_an_image_keeps_its_rows_and_columns():
@@ -60,15 +119,26 @@ def test_an_image_keeps_its_rows_and_columns():
     plt.close(figure)
 
 
-def test_show_displays_a_png_with_name_and_alt_text_and_closes_the_figure(shell):
+def test_show_displays_a_picture_with_name_and_alt_text_and_closes_the_figure(shell):
     figure, _ = plt.subplots()
     with capture_output() as captured:
-        plots.show(figure, "03_test", "A blank chart.")
+        plots.show(figure, "03_test", 'A "blank" chart.')
     output = captured.outputs[0]
-    assert output.data["image/png"].startswith(b"\x89PNG")
-    assert output.metadata["image/png"]["alt"] == "A blank chart."
-    assert output.metadata["gan_tutorial"] == {"figure": "03_test", "alt": "A blank chart."}
+    start, picture = output.data["text/html"].split(";base64,")
+    assert start == '<img alt="A &quot;blank&quot; chart." src="data:image/svg+xml'
+    assert b"<svg" in base64.b64decode(picture.removesuffix('">'))
+    assert output.metadata == {"gan_tutorial": {"figure": "03_test", "alt": 'A "blank" chart.'}}
     assert not plt.fignum_exists(figure.number)
+
+
+def test_show_displays_a_png_where_an_svg_would_be_large(shell):
+    figure, axes = plt.subplots()
+    axes.plot(*np.random.default_rng(0).random((2, 5_000)), ".")
+    with capture_output() as captured:
+        plots.show(figure, "03_test", "Many dots.")
+    start, picture = captured.outputs[0].data["text/html"].split(";base64,")
+    assert start.endswith("data:image/png")
+    assert base64.b64decode(picture.removesuffix('">')).startswith(b"\x89PNG")
 
 
 def test_show_saves_png_and_svg_where_a_folder_is_named(monkeypatch, tmp_path, shell):
