@@ -57,7 +57,7 @@ class MnistDataset(torch.utils.data.Dataset):
 
     def plot_image(self, index: int) -> Figure:
         """Draw one image with its label as the title."""
-        return plots.plot_image(self.images[index].cpu(), title=str(self.labels[index].item()))
+        return plots.plot_images(self.images[[index]].cpu(), [str(self.labels[index].item())], columns=1)
 
     @cached_property
     def sha256(self) -> str:

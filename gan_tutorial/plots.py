@@ -109,9 +109,9 @@ def label_ends(axes: Axes) -> None:
         axes.annotate(text, ends[k], shift, textcoords="offset points", va="center", color=color)
 
 
-def plot_seeds(axes: Axes, x: Sequence[float], runs: ArrayLike, name: str) -> None:
+def plot_seeds(axes: Axes, x: ArrayLike, runs: ArrayLike, name: str) -> None:
     """Draw a variant's ``runs`` (seeds, len(x)) against ``x``: each seed pale, their mean strong with its marker."""
-    runs, color = np.asarray(runs), COLORS.get(name, GREY)
+    x, runs, color = np.asarray(x), np.asarray(runs), COLORS.get(name, GREY)
     axes.plot(x, runs.T, color=color, alpha=0.3, linewidth=0.8)
     axes.plot(x, runs.mean(axis=0), color=color, marker=MARKERS.get(name, "o"), label=name)
 
@@ -145,16 +145,28 @@ def plot_progress(losses: Mapping[str, Sequence[float]], every: int = 10) -> Fig
     return figure
 
 
-def plot_image(values: ArrayLike, title: str = "") -> Figure:
-    """Draw one image from its 784 values as a 28 x 28 picture, 0 black and the largest value white (notebook 02)."""
-    return plot_images(np.asarray(values)[np.newaxis], [title], columns=1)
+def plot_rates(rates: pd.DataFrame, names: Sequence[str]) -> Figure:
+    """Draw the mistakes of networks against the rates of `records.read_rates`, after one epoch and four (05 to 08)."""
+    figure, panels = plt.subplots(1, 2, sharey=True)
+    for axes, epoch in zip(panels, (1, 4), strict=True):
+        for name in names:
+            runs = rates.query("network == @name and epoch == @epoch")
+            table = 100 - 100 * runs.pivot(index="seed", columns="rate", values="accuracy")
+            plot_seeds(axes, table.columns.to_numpy(), table, name)
+        mistakes_axis(axes)
+        axes.set(xscale="log", xlabel="learning rate")
+        axes.set_title(f"after {epoch} epoch{'s' * (epoch > 1)}", fontweight="normal")
+    panels[1].set_ylabel("")
+    label_ends(panels[1])
+    return figure
 
 
 def plot_images(images: ArrayLike, titles: Sequence[str] | None = None, columns: int = 10) -> Figure:
     """Draw images (n, 784) in rows of ``columns``, each with its title if given (notebook 02)."""
     pictures = np.asarray(images, dtype=float).reshape(-1, 28, 28)
     rows = -(-len(pictures) // columns)
-    size = (3, 3.2) if len(pictures) == 1 else (columns, rows * (1.25 if titles else 1.0))
+    width = mpl.rcParams["figure.figsize"][0] if columns > 1 else 3
+    size = (width, rows * width / columns * (1.25 if titles else 1.0))
     figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axes in grid.flat:
         axes.axis("off")
@@ -219,12 +231,4 @@ def plot_confusion_matrix(matrix: ArrayLike) -> Figure:
     for row, column in zip(*np.unravel_index(np.argsort(errors, axis=None)[-3:], errors.shape), strict=True):
         axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=BACKWARD, linewidth=2))
     axes.set(xlabel="answer", ylabel="true digit", xticks=range(10), yticks=range(10))
-    return figure
-
-
-def plot_scores(scores: ArrayLike, label: int) -> Figure:
-    """Draw the ten scores of one image as bars, the true digit's black, the others grey (notebook 03)."""
-    figure, axes = plt.subplots(figsize=(6.4, 3))
-    axes.bar(range(10), np.asarray(scores), color=[FORWARD if digit == label else GREY for digit in range(10)])
-    axes.set(xticks=range(10), xlabel="digit", ylabel="score", ylim=(0, 1), title=f"the true digit is {label}")
     return figure

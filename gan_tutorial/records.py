@@ -137,6 +137,16 @@ def read_runs(*files: Path, data: str = "MNIST", epochs: int = 4, images_per_epo
     return chosen.reset_index(drop=True)
 
 
+def read_rates() -> pd.DataFrame:
+    """Return the map of learning rates (notebooks 05 to 08): as `read_runs`, with columns ``network`` and ``rate``.
+
+    Every sixth training image was held out; the accuracy is that on these 10,000 images, never on the test images.
+    """
+    runs = read_runs(RESULTS / "rates.csv", data="MNIST, held out", images_per_epoch=50_000)
+    parts = runs["variant"].str.split(", rate ", expand=True)
+    return runs.assign(network=parts[0], rate=parts[1].astype(float))
+
+
 def band(accuracies: pd.Series) -> dict[str, object]:
     """Return the band of accuracies to expect, from those of several seeds.
 

@@ -84,6 +84,17 @@ def test_seeds_are_pale_and_their_mean_strong(style):
     plt.close(figure)
 
 
+def test_the_map_of_rates_shows_mistakes_after_one_epoch_and_four(style):
+    table = [(e, seed, rate, 1 - e * rate) for e in (1, 2, 4) for seed in (0, 1) for rate in (0.1, 0.01)]
+    rates = pd.DataFrame(table, columns=["epoch", "seed", "rate", "accuracy"]).assign(network="Adam")
+    left, right = plots.plot_rates(rates, ["Adam"]).axes
+    for axes, mistakes in ((left, [1, 10]), (right, [4, 40])):
+        for line in axes.lines:
+            np.testing.assert_allclose(line.get_xydata(), np.transpose([[0.01, 0.1], mistakes]))
+    assert [text.get_text() for text in right.texts] == ["Adam"]
+    plt.close(left.figure)
+
+
 def contrast_with_white(color):
     """The contrast ratio of WCAG 2: relative luminances, each with 0.05 for stray light."""
     channels = [int(color[k : k + 2], 16) / 255 for k in (1, 3, 5)]
@@ -111,7 +122,7 @@ def test_mistakes_are_counted_per_thousand_of_the_true_digit_and_the_three_large
 
 
 def test_an_image_keeps_its_rows_and_columns():
-    figure = plots.plot_image(np.arange(784), "a title")
+    figure = plots.plot_images([np.arange(784)], ["a title"], columns=1)
     picture = figure.axes[0].images[0].get_array()
     assert picture.shape == (28, 28)
     assert (picture[0, 1], picture[1, 0]) == (1, 28)

@@ -111,8 +111,10 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``study``."""
     parser.add_argument("names", nargs="*", metavar="NAME", help="networks to train (default: those of 03 to 09)")
     parser.add_argument("--images", type=_positive, help="images in an epoch, instead of the profile's")
-    parser.add_argument("--seeds", type=_positive, help="how many, from seed 0 on (default: 5; 1 with --factorial)")
+    parser.add_argument("--seeds", type=_positive, help="how many, from seed 0 on (default: 5; 3 with --rates)")
     parser.add_argument("--factorial", action="store_true", help="all 16 combinations of the four improvements")
+    text = "each network with each learning rate, into rates.csv, read on training images held out"
+    parser.add_argument("--rates", action="store_true", help=text)
     parser.add_argument("--fewer-seeds", action="store_true", help="allow bands that come from fewer seeds than before")
     parser.add_argument("--scheduler", default="", metavar="ADDRESS", help="train on the Dask cluster at this address")
     parser.set_defaults(command=lambda options: _tool("study").main(options))

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from gan_tutorial.data import MnistDataset, load_mnist
 from gan_tutorial.device import set_seed
-from gan_tutorial.recipes import FACTORIAL, SEEDED, VARIANTS
+from gan_tutorial.recipes import FACTORIAL, RATES, SEEDED, VARIANTS
 from gan_tutorial.records import KEY, STUDY, add_rows, conditions, read_table, write_bands
 from gan_tutorial.tools import checkout
 from gan_tutorial.training import IMAGES_PER_EPOCH, train
@@ -31,11 +31,13 @@ _EPOCHS = 4
 def main(options: argparse.Namespace) -> int:
     """Add the runs that are missing to the study, and bring the bands beside it up to date."""
     root = checkout()
-    if not (file := options.output or (root and root / "gan_tutorial" / "results" / "study.csv")):
+    name = "rates.csv" if options.rates else "study.csv"
+    if not (file := options.output or (root and root / "gan_tutorial" / "results" / name)):
         raise ValueError("There is no checkout of the course here: name the file to add to with --output FILE.")
     try:
         _train_missing(file, options)
-        write_bands(file, file.with_name("bands.csv"), options.fewer_seeds)
+        if not options.rates:
+            write_bands(file, file.with_name("bands.csv"), options.fewer_seeds)
     except OSError as problem:
         raise ValueError(f"{problem.filename or file}: {problem.strerror or problem}.") from None
     return 0
@@ -47,15 +49,16 @@ def _train_missing(file: Path, options: argparse.Namespace) -> None:
     So a study that was stopped goes on where it was. Only this process writes; its workers end with it, however it
     ends. Raises a ValueError for an unknown network and for a cluster that is not there, does not fit or goes away.
     """
-    variants = list(FACTORIAL if options.factorial else options.names or SEEDED)
+    variants = list(options.names or (FACTORIAL if options.factorial else RATES if options.rates else SEEDED))
     if unknown := [name for name in variants if name not in VARIANTS]:
         raise ValueError(f"There is no variant {unknown[0]!r}; choose from: {', '.join(VARIANTS)}.")
-    done = set(read_table(file, STUDY)[KEY].itertuples(index=False, name=None)) if file.exists() else set()
-    train_data, test_data = load_mnist(options.data)
-    images = options.images or IMAGES_PER_EPOCH[options.profile]
+    data = load_mnist(options.data)
+    train_data, test_data = hold_out(data[0]) if options.rates else data
+    images = options.images or IMAGES_PER_EPOCH[options.profile] * len(train_data) // len(data[0])
     settings = {"data": test_data.name, "epochs": _EPOCHS, "images_per_epoch": images}
-    seeds = range(options.seeds or (1 if options.factorial else 5))
+    seeds = range(options.seeds or (3 if options.rates else 5))
     wanted = [{"variant": variant, **settings, "seed": seed} for seed, variant in product(seeds, variants)]
+    done = set(read_table(file, STUDY)[KEY].itertuples(index=False, name=None)) if file.exists() else set()
     missing = [run for run in wanted if tuple(run.values()) not in done]
     with _workers(options.scheduler, options.jobs, train_data, test_data) as parallel:
         finished = parallel(delayed(_train_run)(run, train_data, test_data) for run in missing)
@@ -63,6 +66,15 @@ def _train_missing(file: Path, options: argparse.Namespace) -> None:
             add_rows(file, rows)
             end = rows.iloc[-1]
             print(f"{count} of {len(missing)}: {end['variant']}, seed {end['seed']}: {end['accuracy']:.2%}", flush=True)
+
+
+def hold_out(dataset: MnistDataset) -> tuple[MnistDataset, MnistDataset]:
+    """Return the training images without every sixth, and these: to choose a learning rate by, in place of the test."""
+    sixth, pixels = torch.arange(len(dataset)) % 6 == 0, (dataset.images * 255).round().to(torch.uint8)
+    labels, name = dataset.labels.to(torch.uint8), f"{dataset.name}, held out"
+    arrays = [(labels[chosen].numpy(), pixels[chosen].numpy()) for chosen in (~sixth, sixth)]
+    train_data, validation_data = (MnistDataset.from_arrays(*pair, name) for pair in arrays)
+    return train_data, validation_data
 
 
 @contextmanager
