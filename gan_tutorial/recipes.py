@@ -65,5 +65,5 @@ RATES: dict[str, Callable[[], ANN]] = {
     for name, parts in SEEDED.items()
     for rate in (ADAM_RATES if "Adam" in parts else SGD_RATES)
 }
-_NAMED = SEEDED | FACTORIAL | _LEAKY_OUTPUT
-VARIANTS: dict[str, Callable[[], ANN]] = {name: partial(build, parts) for name, parts in _NAMED.items()} | RATES
+PARTS = SEEDED | FACTORIAL | _LEAKY_OUTPUT
+VARIANTS: dict[str, Callable[[], ANN]] = {name: partial(build, parts) for name, parts in PARTS.items()} | RATES

@@ -115,6 +115,8 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--factorial", action="store_true", help="all 16 combinations of the four improvements")
     text = "each network with each learning rate, into rates.csv, read on training images held out"
     parser.add_argument("--rates", action="store_true", help=text)
+    text = "what the networks of seed 0 answer to the test images, into answers.npz"
+    parser.add_argument("--answers", action="store_true", help=text)
     parser.add_argument("--fewer-seeds", action="store_true", help="allow bands that come from fewer seeds than before")
     parser.add_argument("--scheduler", default="", metavar="ADDRESS", help="train on the Dask cluster at this address")
     parser.set_defaults(command=lambda options: _tool("study").main(options))

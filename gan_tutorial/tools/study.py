@@ -1,6 +1,7 @@
 """The command ``study``: train networks over several seeds and keep each run in a CSV file."""
 
 import argparse
+import io
 import logging
 import os
 import threading
@@ -8,21 +9,23 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import psutil
 import torch
 from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
-from gan_tutorial.data import MnistDataset, load_mnist
+from gan_tutorial.data import MnistDataset, load_mnist, replacing
 from gan_tutorial.device import set_seed
+from gan_tutorial.network import ANN
 from gan_tutorial.recipes import FACTORIAL, RATES, SEEDED, VARIANTS
 from gan_tutorial.records import KEY, STUDY, add_rows, conditions, read_table, write_bands
 from gan_tutorial.tools import checkout
-from gan_tutorial.training import IMAGES_PER_EPOCH, train
+from gan_tutorial.training import IMAGES_PER_EPOCH, Epoch, train
 
 CONNECT_SECONDS = 10  # how long to wait for a cluster's answer
 _EPOCHS = 4
@@ -31,10 +34,13 @@ _EPOCHS = 4
 def main(options: argparse.Namespace) -> int:
     """Add the runs that are missing to the study, and bring the bands beside it up to date."""
     root = checkout()
-    name = "rates.csv" if options.rates else "study.csv"
+    name = "rates.csv" if options.rates else "answers.npz" if options.answers else "study.csv"
     if not (file := options.output or (root and root / "gan_tutorial" / "results" / name)):
         raise ValueError("There is no checkout of the course here: name the file to add to with --output FILE.")
     try:
+        if options.answers:
+            _write_answers(file, options)
+            return 0
         _train_missing(file, options)
         if not options.rates:
             write_bands(file, file.with_name("bands.csv"), options.fewer_seeds)
@@ -52,13 +58,13 @@ def _train_missing(file: Path, options: argparse.Namespace) -> None:
     variants = list(options.names or (FACTORIAL if options.factorial else RATES if options.rates else SEEDED))
     if unknown := [name for name in variants if name not in VARIANTS]:
         raise ValueError(f"There is no variant {unknown[0]!r}; choose from: {', '.join(VARIANTS)}.")
+    done = set(read_table(file, STUDY)[KEY].itertuples(index=False, name=None)) if file.exists() else set()
     data = load_mnist(options.data)
     train_data, test_data = hold_out(data[0]) if options.rates else data
     images = options.images or IMAGES_PER_EPOCH[options.profile] * len(train_data) // len(data[0])
     settings = {"data": test_data.name, "epochs": _EPOCHS, "images_per_epoch": images}
     seeds = range(options.seeds or (3 if options.rates else 5))
     wanted = [{"variant": variant, **settings, "seed": seed} for seed, variant in product(seeds, variants)]
-    done = set(read_table(file, STUDY)[KEY].itertuples(index=False, name=None)) if file.exists() else set()
     missing = [run for run in wanted if tuple(run.values()) not in done]
     with _workers(options.scheduler, options.jobs, train_data, test_data) as parallel:
         finished = parallel(delayed(_train_run)(run, train_data, test_data) for run in missing)
@@ -117,11 +123,35 @@ def _end_with(parent: int) -> None:
 
 def _train_run(run: dict, train_data: MnistDataset, test_data: MnistDataset) -> pd.DataFrame:
     """Train one variant with one seed on one thread, and return a row for each epoch."""
+    started = time.perf_counter()
+    _, history = _train_network(run, train_data, test_data)
+    settings: dict = run | conditions(train_data) | {"seconds": round(time.perf_counter() - started, 1)}
+    return pd.DataFrame(history).round({"loss": 6}).assign(**settings)
+
+
+def _train_network(run: dict, *data: MnistDataset) -> tuple[ANN, list[Epoch]]:
     torch.set_num_threads(1)
     set_seed(run["seed"])
     network = VARIANTS[run["variant"]]()
-    started = time.perf_counter()
-    history = train(network, train_data, run["epochs"], run["images_per_epoch"], 1, test_data, fast=True, quiet=True)
-    seconds = round(time.perf_counter() - started, 1)
-    settings: dict = run | conditions(train_data) | {"seconds": seconds}
-    return pd.DataFrame(history).round({"loss": 6}).assign(**settings)
+    return network, train(network, data[0], run["epochs"], run["images_per_epoch"], 1, data[1], fast=True, quiet=True)
+
+
+def _write_answers(file: Path, options: argparse.Namespace) -> None:
+    """Keep what each network of seed 0 answers to the test images, and the largest of its scores (05 and 09)."""
+    data = load_mnist(options.data)
+    run = {"epochs": _EPOCHS, "images_per_epoch": options.images or IMAGES_PER_EPOCH[options.profile], "seed": 0}
+    with _workers(options.scheduler, options.jobs, *data) as parallel:
+        names = options.names or SEEDED
+        arrays = dict(chain.from_iterable(parallel(delayed(_answers)(run | {"variant": n}, *data) for n in names)))
+    content = io.BytesIO()
+    np.savez_compressed(content, **{name: arrays[name] for name in sorted(arrays)})
+    with replacing(file) as unfinished:
+        unfinished.write(content.getvalue())
+
+
+def _answers(run: dict, *data: MnistDataset) -> list[tuple[str, np.ndarray]]:
+    """Train a network; return its answers (n,), uint8, to the test images, and the largest scores (n,), float32."""
+    network, _ = _train_network(run, *data)
+    scores, digits = network(data[1].images).detach().max(dim=1)
+    name = run["variant"]
+    return [(f"{name}/answers", digits.to(torch.uint8).numpy()), (f"{name}/scores", scores.numpy())]
