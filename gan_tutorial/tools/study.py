@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import os
 import threading
 import time
@@ -124,4 +125,4 @@ def _train_run(run: dict, train_data: MnistDataset, test_data: MnistDataset) -> 
     history = train(network, train_data, run["epochs"], run["images_per_epoch"], 1, test_data, fast=True, quiet=True)
     seconds = round(time.perf_counter() - started, 1)
     settings: dict = run | conditions(train_data) | {"seconds": seconds}
-    return pd.DataFrame(history).round({"loss": 6}).assign(**settings)
+    return pd.DataFrame(history).replace(math.inf, math.nan).round({"loss": 6}).assign(**settings)
