@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 
 from gan_tutorial.data import MNIST, DataError
 from gan_tutorial.plots import MARK
-from gan_tutorial.records import TIMES, add_rows, read_table
+from gan_tutorial.records import TIMES, add_rows, read_runs, read_table
 from gan_tutorial.tools.runner import RUN_FILE, RunError, results, write_text
 
 ROOT = Path(__file__).parents[1]
@@ -140,13 +140,20 @@ def put_all_back(run: dict[str, Any], output: Path, folder: Path, times: Path = 
         write_text(file, text)
 
 
+def over_seeds(result: str) -> str:
+    """Return a network's accuracy as mean and standard deviation over the recorded seeds; other results as they are."""
+    name = result.rpartition(" ")[0]
+    seeds = read_runs().query("variant == @name and epoch == epochs")["accuracy"]
+    return f"{name} {seeds.mean():.2%} ± {100 * seeds.std():.2f}" if len(seeds) > 1 else result
+
+
 def fill_readme(readme: Path, notebooks: Path, times: Path = TIMES_FILE) -> None:
-    """Write each notebook's recorded running time and shown results at the end of its row in the README's table."""
+    """Write each notebook's recorded running time and results at the end of its row in the README's table."""
     lines = readme.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines):
         if not (named := re.match(r"\| \[(\w+)\]\(notebooks/", line)):
             continue
-        shown = ", ".join(results(nbformat.read(notebooks / f"{named[1]}.ipynb", as_version=4)))
+        shown = ", ".join(map(over_seeds, results(nbformat.read(notebooks / f"{named[1]}.ipynb", as_version=4))))
         seconds = seconds_of(named[1], times).get("full")
         first, topic = line.split(" | ")[:2]
         lines[number] = f"{first} | {topic} | {about(seconds) if seconds else ''} | {shown} |"

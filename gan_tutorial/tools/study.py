@@ -3,6 +3,7 @@
 import argparse
 import io
 import logging
+import math
 import os
 import threading
 import time
@@ -126,7 +127,7 @@ def _train_run(run: dict, train_data: MnistDataset, test_data: MnistDataset) -> 
     started = time.perf_counter()
     _, history = _train_network(run, train_data, test_data)
     settings: dict = run | conditions(train_data) | {"seconds": round(time.perf_counter() - started, 1)}
-    return pd.DataFrame(history).round({"loss": 6}).assign(**settings)
+    return pd.DataFrame(history).replace(math.inf, math.nan).round({"loss": 6}).assign(**settings)
 
 
 def _train_network(run: dict, *data: MnistDataset) -> tuple[ANN, list[Epoch]]:
