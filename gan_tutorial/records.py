@@ -141,7 +141,7 @@ def read_runs(*files: Path, data: str = "MNIST", epochs: int = 4, images_per_epo
 def read_rates() -> pd.DataFrame:
     """Return the map of learning rates (notebooks 05 to 08): as `read_runs`, with columns ``network`` and ``rate``.
 
-    Every sixth training image was held out; the accuracy is that on these 10,000 images, never on the test images.
+    Every sixth pair of training images was held out; the accuracy is that on these 10,000, never on the test images.
     """
     runs = read_runs(RESULTS / "rates.csv", data="MNIST, held out", images_per_epoch=50_000)
     parts = runs["variant"].str.split(", rate ", expand=True)

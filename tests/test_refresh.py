@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import nbformat
@@ -88,8 +89,9 @@ def test_a_full_run_gives_outputs_counts_times_and_the_row_of_the_readme(course)
     assert notebook.cells[2].outputs[0].data["text/plain"] == "42"
     time_line = "**Running time:** 70 seconds; in profile quick 10 seconds"
     assert notebook.cells[0].source == f"# 03 · Net\n\n{time_line}\n\nText."
+    results = f"baseline {refresh.over_seeds('baseline 87.50%')}, Fréchet 402.3 (repaired)"
     assert (root / "README.md").read_text() == "# Course\n\n| a | b | c | d |\n|---|---|---|---|\n" + (
-        "| [03_net](notebooks/03_net.ipynb) | nets | 70 seconds | baseline 87.50%, Fréchet 402.3 (repaired) |\nEnd\n"
+        f"| [03_net](notebooks/03_net.ipynb) | nets | 70 seconds | {results} |\nEnd\n"
     )
     assert [line.split(",")[:6] for line in times.read_text().splitlines()[1:]] == [
         ["03_net", "full", "61.5", "MNIST", "cpu", "2"],
@@ -162,6 +164,11 @@ def test_code_that_has_changed_since_the_run_is_refused(course):
     with pytest.raises(RunError, match=r"03_net.ipynb: its code has changed since it was executed"):
         refresh.refresh([root / "build"], root, times)
     assert file.read_bytes() == before
+
+
+def test_a_network_is_told_with_mean_and_spread_over_its_seeds_and_any_other_result_as_it_is():
+    assert re.fullmatch(r"baseline 88\.13% ± 0\.0\d", refresh.over_seeds("baseline 87.50%"))
+    assert refresh.over_seeds("Fréchet 402.3 (repaired)") == "Fréchet 402.3 (repaired)"
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,11 @@ def _train_missing(file: Path, options: argparse.Namespace) -> None:
 
 
 def hold_out(dataset: MnistDataset) -> tuple[MnistDataset, MnistDataset]:
-    """Return the training images without every sixth, and these: to choose a learning rate by, in place of the test."""
-    sixth, pixels = torch.arange(len(dataset)) % 6 == 0, (dataset.images * 255).round().to(torch.uint8)
+    """Return the training images without every sixth pair, and these: to choose by them, in place of the test images.
+
+    Pairs, because MNIST's file alternates between two groups of writers: every sixth image would be of one group only.
+    """
+    sixth, pixels = torch.arange(len(dataset)) // 2 % 6 == 0, (dataset.images * 255).round().to(torch.uint8)
     labels, name = dataset.labels.to(torch.uint8), f"{dataset.name}, held out"
     arrays = [(labels[chosen].numpy(), pixels[chosen].numpy()) for chosen in (~sixth, sixth)]
     train_data, validation_data = (MnistDataset.from_arrays(*pair, name) for pair in arrays)
