@@ -89,7 +89,7 @@ def test_a_full_run_gives_outputs_counts_times_and_the_row_of_the_readme(course)
     assert notebook.cells[2].outputs[0].data["text/plain"] == "42"
     time_line = "**Running time:** 70 seconds; in profile quick 10 seconds"
     assert notebook.cells[0].source == f"# 03 · Net\n\n{time_line}\n\nText."
-    results = f"baseline {refresh.over_seeds('baseline 87.50%')}, Fréchet 402.3 (repaired)"
+    results = f"{refresh.over_seeds('baseline 87.50%')}, Fréchet 402.3 (repaired)"
     assert (root / "README.md").read_text() == "# Course\n\n| a | b | c | d |\n|---|---|---|---|\n" + (
         f"| [03_net](notebooks/03_net.ipynb) | nets | 70 seconds | {results} |\nEnd\n"
     )
