@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from functools import partial
 from itertools import product
 
@@ -90,8 +91,10 @@ def test_a_leaky_output_is_named_and_never_scored_by_the_cross_entropy():
     assert not any("BCELoss" in PARTS[name] for name in leaky_at_the_output)
 
 
-def test_the_map_of_rates_has_six_for_each_of_the_seven_networks():
-    assert len(RATES) == 6 * 7
+def test_the_map_of_rates_has_six_or_more_for_each_of_the_seven_networks():
+    counts = Counter(name.split(", rate ")[0] for name in RATES)
+    assert counts.keys() == SEEDED.keys()
+    assert min(counts.values()) == 6
     for name in ("BCELoss, rate 0.3", "combination, rate 0.0003"):
         variant, rate = name.split(", rate ")
         groups = RATES[name]().optimizer.param_groups, VARIANTS[variant]().optimizer.param_groups
