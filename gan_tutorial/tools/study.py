@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import psutil
 import torch
 from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
-from gan_tutorial.data import MnistDataset, load_mnist
+from gan_tutorial.data import MnistDataset, as_bytes, load_mnist
 from gan_tutorial.device import set_seed
 from gan_tutorial.recipes import FACTORIAL, RATES, SEEDED, VARIANTS
 from gan_tutorial.records import KEY, STUDY, add_rows, conditions, read_table, write_bands
@@ -34,12 +35,9 @@ def main(options: argparse.Namespace) -> int:
     name = "rates.csv" if options.rates else "study.csv"
     if not (file := options.output or (root and root / "gan_tutorial" / "results" / name)):
         raise ValueError("There is no checkout of the course here: name the file to add to with --output FILE.")
-    try:
-        _train_missing(file, options)
-        if not options.rates:
-            write_bands(file, file.with_name("bands.csv"), options.fewer_seeds)
-    except OSError as problem:
-        raise ValueError(f"{problem.filename or file}: {problem.strerror or problem}.") from None
+    _train_missing(file, options)
+    if not options.rates:
+        write_bands(file, file.with_name("bands.csv"), options.fewer_seeds)
     return 0
 
 
@@ -70,10 +68,10 @@ def _train_missing(file: Path, options: argparse.Namespace) -> None:
 
 def hold_out(dataset: MnistDataset) -> tuple[MnistDataset, MnistDataset]:
     """Return the training images without every sixth, and these: to choose a learning rate by, in place of the test."""
-    sixth, pixels = torch.arange(len(dataset)) % 6 == 0, (dataset.images * 255).round().to(torch.uint8)
-    labels, name = dataset.labels.to(torch.uint8), f"{dataset.name}, held out"
-    arrays = [(labels[chosen].numpy(), pixels[chosen].numpy()) for chosen in (~sixth, sixth)]
-    train_data, validation_data = (MnistDataset.from_arrays(*pair, name) for pair in arrays)
+    labels, pixels = as_bytes(dataset)
+    sixth, name = np.arange(len(labels)) % 6 == 0, f"{dataset.name}, held out"
+    parts = (MnistDataset.from_arrays(labels[chosen], pixels[chosen], name) for chosen in (~sixth, sixth))
+    train_data, validation_data = parts
     return train_data, validation_data
 
 
