@@ -12,8 +12,6 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-_USERS = ("DataError", "RunError", "ValueError")  # errors that explain themselves; by name: nothing heavy is imported
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or 1 after one clear line, or 128 and the number of the signal that ended it."""
@@ -61,7 +59,8 @@ def _explain(problem: Exception) -> str:
         return f"PyTorch cannot be imported ({message}). Run `gan-tutorial doctor`: it tells what to do."
     if missing and not missing.startswith("gan_tutorial"):
         return f'{missing} is missing, which this command needs: pip install "gan_tutorial[tools]"'
-    return message if isinstance(problem, OSError) or type(problem).__name__ in _USERS else ""
+    explains_itself = type(problem).__name__ in ("DataError", "RunError", "ValueError")  # no need to import them
+    return message if explains_itself or isinstance(problem, OSError) else ""
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -76,9 +76,7 @@ def check_kernels() -> Iterator[dict]:
     hidden = util.find_spec("nb_conda_kernels") is not None
     found = ", ".join(f"{name} ({command})" for name, command in starts.items())
     found += f"; nb_conda_kernels is {'' if hidden else 'not '}installed"
-    yield _line(
-        not hidden, "kernels", found, "JupyterLab then hides python3: choose this environment's kernel instead."
-    )
+    yield _line(not hidden, "kernels", found, "JupyterLab hides python3 then: choose this environment's kernel there.")
 
 
 def check_openmp() -> Iterator[dict]:

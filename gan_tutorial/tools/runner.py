@@ -131,7 +131,7 @@ def make_tasks(notebooks: list[Path], given: dict[str, str], common: dict[str, A
     known: set[str] = set()
     for path in notebooks:
         try:
-            declared = papermill.inspect_notebook(str(path))
+            declared = papermill.inspect_notebook(path)
         except Exception as problem:  # whatever is wrong with the file
             tasks.append(Task(path, problem=f"cannot be read as a notebook: {_first_line(problem)}"))
             continue
@@ -214,7 +214,7 @@ def _execute(task: Task, made: Path, options: Namespace) -> NotebookNode:
     began = time.monotonic()
     made.mkdir(parents=True)
     notebook = papermill.execute_notebook(
-        str(task.notebook), None, task.parameters, kernel_name="python3", prepare_only=True
+        task.notebook, None, task.parameters, kernel_name="python3", prepare_only=True
     )
     nbstripout.strip_output(notebook, keep_output=False, keep_count=False, keep_id=True, extra_keys=_PAPERMILLS_OWN)
     for cell in notebook.cells:

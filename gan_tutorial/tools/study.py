@@ -63,16 +63,15 @@ def _train_missing(file: Path, options: argparse.Namespace) -> None:
         for count, rows in enumerate(finished, start=1):
             add_rows(file, rows)
             end = rows.iloc[-1]
-            print(f"{count} of {len(missing)}: {end['variant']}, seed {end['seed']}: {end['accuracy']:.2%}", flush=True)
+            print(f"{count} of {len(missing)}: {end['variant']}, seed {end['seed']}: {end['accuracy']:.2%}")
 
 
 def hold_out(dataset: MnistDataset) -> tuple[MnistDataset, MnistDataset]:
     """Return the training images without every sixth, and these: to choose a learning rate by, in place of the test."""
     labels, pixels = as_bytes(dataset)
     sixth, name = np.arange(len(labels)) % 6 == 0, f"{dataset.name}, held out"
-    parts = (MnistDataset.from_arrays(labels[chosen], pixels[chosen], name) for chosen in (~sixth, sixth))
-    train_data, validation_data = parts
-    return train_data, validation_data
+    train_data, held_out = (MnistDataset.from_arrays(labels[rows], pixels[rows], name) for rows in (~sixth, sixth))
+    return train_data, held_out
 
 
 @contextmanager
