@@ -126,7 +126,8 @@ def make_tasks(notebooks: list[Path], given: dict[str, str], common: dict[str, A
 
     What is in ``common``, and the notebook's own seed, is set where it is declared; so is what is ``given``, as text.
     """
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what a user has to know, the run says itself
+    for library in ("papermill", "asyncio"):  # the latter complains of what a dead kernel or a time limit leaves
+        logging.getLogger(library).setLevel(logging.CRITICAL)  # what a user has to know, the run says itself
     tasks: list[Task] = []
     known: set[str] = set()
     for path in notebooks:
