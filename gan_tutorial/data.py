@@ -62,11 +62,11 @@ class MnistDataset(torch.utils.data.Dataset):
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the labels and then the pixels as bytes: the same for every form of the same data."""
-        labels, pixels = _as_bytes(self)
+        labels, pixels = as_bytes(self)
         return hashlib.sha256(labels.tobytes() + pixels.tobytes()).hexdigest()
 
 
-def _as_bytes(dataset: MnistDataset) -> tuple[np.ndarray, np.ndarray]:
+def as_bytes(dataset: MnistDataset) -> tuple[np.ndarray, np.ndarray]:
     """Return labels (n,) and pixels (n, 784) as the uint8 that they were read from."""
     pixels = (dataset.images.cpu() * 255).round().to(torch.uint8)
     return dataset.labels.cpu().numpy().astype(np.uint8), pixels.numpy()
@@ -116,7 +116,7 @@ def write_csv(dataset: MnistDataset, path: str | Path) -> None:
 def _csv_chunks(dataset: MnistDataset) -> Iterator[bytes]:
     """Yield the CSV form of a data set, some thousand rows at a time."""
     inner, last = (np.array([b"%d%s" % (value, end) for value in range(256)]) for end in (b",", b"\n"))
-    for rows in np.array_split(np.column_stack(_as_bytes(dataset)), 1 + len(dataset) // 5_000):
+    for rows in np.array_split(np.column_stack(as_bytes(dataset)), 1 + len(dataset) // 5_000):
         cells = inner[rows]
         cells[:, -1] = last[rows[:, -1]]
         yield cells.tobytes().replace(b"\0", b"")  # numpy fills short cells up with zero bytes

@@ -62,8 +62,7 @@ def conditions(dataset: MnistDataset) -> dict[str, object]:
 def read_table(file: Path, table: Table, content: bytes | None = None) -> pd.DataFrame:
     """Return the rows of ``file``, or of the ``content`` that it shall get, which have to be as ``table`` says.
 
-    Raises:
-        ValueError: they are not, or there is no such file; tells line, column, what was expected and what to do.
+    A ValueError tells that there is no such file, or line, column, what was expected there and what to do.
     """
     texts = {name: str for name in table.columns if name not in _KIND_OF}
     try:
@@ -110,9 +109,7 @@ def _write(file: Path, rows: pd.DataFrame, table: Table) -> None:
 def add_rows(file: Path, rows: pd.DataFrame, table: Table = STUDY) -> None:
     """Add all ``rows`` to a CSV file, or begin one, or change nothing; of rows with an equal key the newest stays.
 
-    Raises:
-        ValueError: file or rows are not as ``table`` says.
-        DataError: the file cannot be written.
+    A ValueError tells that file or rows are not as ``table`` says, a DataError that the file cannot be written.
     """
     rows = rows.reindex(columns=table.columns)
     with FileLock(f"{file}.lock"):
@@ -125,9 +122,7 @@ def read_runs(*files: Path, data: str = "MNIST", epochs: int = 4, images_per_epo
     """Return the recorded runs of one setting: a row for each variant, seed and epoch (notebook 10).
 
     Of a run in several of the ``files`` the last one's rows count; without any, ``results/study.csv`` is read.
-
-    Raises:
-        ValueError: no such run is recorded; tells which settings are. And see `read_table`.
+    A ValueError tells which settings are recorded where these are not. And see `read_table`.
     """
     tables = [read_table(file, STUDY) for file in files or (RESULTS / "study.csv",)]
     runs = pd.concat(tables).drop_duplicates(STUDY.key, keep="last")
@@ -164,8 +159,7 @@ def band(accuracies: pd.Series) -> dict[str, object]:
 def write_bands(study_file: Path, file: Path, fewer_seeds: bool = False) -> None:
     """Write the bands of all settings with several seeds in ``study_file``; bands "set in advance" stay as they are.
 
-    Raises:
-        ValueError: a recorded band would lose seeds or vanish, and ``fewer_seeds`` is not set; see `read_table`.
+    A ValueError tells which band would lose seeds or vanish, unless ``fewer_seeds`` is set; see `read_table`.
     """
     runs = read_table(study_file, STUDY).query("epoch == epochs").groupby(SETTINGS)["accuracy"]
     several = [dict(zip(SETTINGS, key, strict=True)) | band(seeds) for key, seeds in runs if len(seeds) > 1]
@@ -182,12 +176,9 @@ def write_bands(study_file: Path, file: Path, fewer_seeds: bool = False) -> None
         _write(file, bands.sort_values(["data", "images_per_epoch", "variant"]), BANDS)
 
 
-def expected_accuracy(
-    variant: str, data_name: str, epochs: int, images_per_epoch: int, file: Path = BANDS_FILE
-) -> tuple[float, float] | None:
-    """Return the recorded band (low, high) of the accuracy for these settings, or None if none is recorded."""
+def expected_accuracy(file: Path, *setting: str | int) -> tuple[float, float] | None:
+    """Return the recorded band (low, high) of the accuracy for these `SETTINGS`, or None if none is recorded."""
     bands = read_table(file, BANDS).set_index(SETTINGS)
-    setting = (variant, data_name, epochs, images_per_epoch)
     return (bands["low"][setting], bands["high"][setting]) if setting in bands.index else None
 
 
@@ -196,12 +187,10 @@ def report_accuracy(
 ) -> None:
     """Show the accuracy beside the band that ``gan_tutorial/results/bands.csv`` records for these settings.
 
-    Raises:
-        AssertionError: the accuracy lies outside the band; the usual causes and what to look at are printed first.
-        ValueError: a count below 1; see `read_table`.
+    Outside it an AssertionError is raised, after the usual causes and what to look at. A count below 1 is a ValueError.
     """
     check_counts(epochs=epochs, images_per_epoch=images_per_epoch)
-    band = expected_accuracy(variant, test_data.name, epochs, images_per_epoch, file)
+    band = expected_accuracy(file, variant, test_data.name, epochs, images_per_epoch)
     text = f"{variant}: {accuracy:.2%} of {len(test_data):,} test images right"
     note = f"expected {band[0]:.1%} to {band[1]:.1%}" if band else "no band is recorded for these settings"
     show_marked({"text/plain": f"{text} ({note})"}, {"variant": variant, "accuracy": accuracy, "expected": band})

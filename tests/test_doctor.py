@@ -108,9 +108,27 @@ def test_only_a_python3_kernel_of_another_interpreter_is_warned_about(command, s
     (tmp_path / "kernels" / "python3").mkdir(parents=True)
     spec = {"argv": [command, "-m", "ipykernel_launcher"], "language": "python", "display_name": "a kernel"}
     (tmp_path / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec))
-    line = only(doctor.check_kernels())
+    line = by_name(doctor.check_kernels())["kernel"]
     assert (line["status"], line["found"]) == (status, f"python3 starts {command}")
     assert ("ipykernel install --sys-prefix" in line["advice"]) == (status == "WARN")
+
+
+def test_all_kernels_are_listed_and_nb_conda_kernels_which_hides_python3_is_warned_about(tmp_path, monkeypatch):
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    for name, argv in (("julia-1.11", ["/opt/julia", "-i"]), ("remote", [])):
+        (tmp_path / "kernels" / name).mkdir(parents=True)
+        spec = {"argv": argv, "language": "some", "display_name": name}
+        (tmp_path / "kernels" / name / "kernel.json").write_text(json.dumps(spec))
+    line = by_name(doctor.check_kernels())["kernels"]
+    assert line["status"] == "OK"
+    assert {"julia-1.11 (/opt/julia)", "remote ()"} <= set(line["found"].partition(";")[0].split(", "))
+    assert "python3 (" in line["found"]
+    assert line["found"].endswith("; nb_conda_kernels is not installed")
+    (tmp_path / "nb_conda_kernels.py").write_text("raise ImportError('it is found, not imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    line = by_name(doctor.check_kernels())["kernels"]
+    assert (line["status"], "hides python3" in line["advice"]) == ("WARN", True)
+    assert line["found"].endswith("; nb_conda_kernels is installed")
 
 
 SITE = "/env/lib/python3.12/site-packages/"
@@ -132,6 +150,38 @@ SITE = "/env/lib/python3.12/site-packages/"
 def test_openmp_runtimes_are_named_and_only_those_that_fight_are_warned_about(files, status):
     line = doctor.judge_openmp(files)
     assert (line["status"], line["found"]) == (status, ", ".join(sorted(files)))
+
+
+@pytest.mark.parametrize(
+    ("harmless", "fighters", "status"),
+    [
+        (["lib/python3.12/site-packages/torch/lib/libgomp.so.1", "lib/libgomp.so.1"], [], "OK"),
+        (["lib/libompd.so", "lib/libomptarget.so", "lib/libomp.a"], ["lib/libomp.so"], "OK"),
+        (["lib/site-packages/torch/lib/libiomp5md.lib"], ["lib/site-packages/torch/lib/libiomp5md.dll"], "OK"),
+        ([], ["lib/libomp.dylib", "lib/python3.12/site-packages/torch/lib/libomp.dylib"], "WARN"),
+        ([], ["lib/libiomp5.so", "lib/python3.12/site-packages/some.libs/libomp-9a8b.so.5.1"], "WARN"),
+        ([], ["Library/bin/libiomp5md.dll", "lib/site-packages/torch/lib/libiomp5md.dll"], "WARN"),
+    ],
+)
+def test_openmp_runtimes_on_disk_are_named_and_those_of_conda_and_pip_side_by_side_warned_about(
+    harmless, fighters, status, tmp_path, monkeypatch
+):
+    for file in [*harmless, *fighters]:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    line = only(doctor.check_openmp())
+    paths = sorted((tmp_path / file).resolve().as_posix() for file in fighters)
+    assert (line["status"], line["name"], line["found"]) == (status, "OpenMP installed", ", ".join(paths) or "none")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="not every user may make links on Windows")
+def test_two_names_of_one_openmp_runtime_are_one(tmp_path, monkeypatch):
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "libomp.so").touch()
+    (tmp_path / "lib" / "libiomp5.so").symlink_to("libomp.so")  # as conda-forge has it
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert only(doctor.check_openmp())["status"] == "OK"
 
 
 TWO_RUNTIMES = """

@@ -154,7 +154,7 @@ def test_damaged_bands_are_no_missing_check_but_an_error(tmp_path, wrong, messag
 
 
 def test_a_missing_file_is_named(tmp_path):
-    for read in (lambda file: read_table(file, TIMES), read_runs, lambda file: expected_accuracy("a", "b", 1, 1, file)):
+    for read in (lambda file: read_table(file, TIMES), read_runs, lambda file: expected_accuracy(file, "a", "b", 1, 1)):
         with pytest.raises(ValueError, match=r"none\.csv: No such file or directory. Take the committed file"):
             read(tmp_path / "none.csv")
 
@@ -276,7 +276,7 @@ def test_a_band_is_what_hand_calculation_gives(tmp_path, accuracies, low, high):
     study, bands = tmp_path / "study.csv", tmp_path / "bands.csv"
     add_rows(study, runs(accuracies))
     write_bands(study, bands)
-    assert expected_accuracy("baseline", "MNIST", 1, 60_000, bands) == (low, high)
+    assert expected_accuracy(bands, "baseline", "MNIST", 1, 60_000) == (low, high)
     origin = f"{len(accuracies)} seeds: {accuracies[0]:.4f} to {accuracies[-1]:.4f}"
     assert read_table(bands, BANDS)["origin"].tolist() == [origin]
     assert band(pd.Series(accuracies)) == {"low": low, "high": high, "origin": origin}
@@ -286,7 +286,7 @@ def test_only_the_last_epoch_counts_for_a_band(tmp_path):
     lines = [line.replace("60000,0,", f"60000,{seed},") for seed in (0, 1) for line in RUN]
     study = write(tmp_path / "study.csv", *[line.replace(",1,0.92", ",1,0.1") for line in lines])
     write_bands(study, tmp_path / "bands.csv")
-    assert expected_accuracy("baseline", "MNIST", 2, 60_000, tmp_path / "bands.csv") == (0.91, 0.93)
+    assert expected_accuracy(tmp_path / "bands.csv", "baseline", "MNIST", 2, 60_000) == (0.91, 0.93)
 
 
 def test_a_single_run_gives_no_band(tmp_path):
@@ -348,9 +348,9 @@ def bands(tmp_path):
 
 
 def test_a_band_belongs_to_its_settings_alone(bands):
-    assert expected_accuracy("baseline", "tiny", 4, 60_000, bands) == (0.4, 0.6)
-    assert expected_accuracy("baseline", "tiny", 1, 60_000, bands) is None
-    assert expected_accuracy("Adam", "tiny", 4, 60_000, bands) is None
+    assert expected_accuracy(bands, "baseline", "tiny", 4, 60_000) == (0.4, 0.6)
+    assert expected_accuracy(bands, "baseline", "tiny", 1, 60_000) is None
+    assert expected_accuracy(bands, "Adam", "tiny", 4, 60_000) is None
 
 
 def test_an_accuracy_inside_its_band_is_shown_without_hints(bands, capsys):

@@ -12,20 +12,17 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-_USERS = ("DataError", "RunError", "ValueError")  # errors that explain themselves; by name: nothing heavy is imported
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or 1 after one clear line, or 128 and the number of the signal that ended it."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # an é that the terminal's encoding lacks ends nothing
+            # An é that the terminal's encoding lacks ends nothing, and a line is out as soon as it is written.
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
     options = make_parser().parse_args(arguments)
     _hear_signals()
     try:
-        code = options.command(options)
-        sys.stdout.flush()
-        return code
+        return options.command(options)
     except BrokenPipeError:  # nobody reads on, as in `gan-tutorial figures | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
@@ -36,10 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not (message := _explain(problem)):
             raise
         text, code = f"error: {message}", 1
-    print(f"gan-tutorial: {text}", file=sys.stderr, flush=True)
-    if (
-        code > 128 and threading.active_count() > 1
-    ):  # all is tidied up; a thread that still waits for a dead kernel goes
+    print(f"gan-tutorial: {text}", file=sys.stderr)
+    if code > 128 and threading.active_count() > 1:  # a thread still waits for a dead kernel; all else is tidied up
         os._exit(code)
     return code
 
@@ -50,9 +45,8 @@ def _hear_signals() -> None:
     def stop(number: int, _frame: object) -> None:
         raise KeyboardInterrupt(number)
 
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number and signal.getsignal(number) == signal.SIG_DFL:
+    for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows has no SIGHUP
+        if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, stop)
 
 
@@ -65,7 +59,8 @@ def _explain(problem: Exception) -> str:
         return f"PyTorch cannot be imported ({message}). Run `gan-tutorial doctor`: it tells what to do."
     if missing and not missing.startswith("gan_tutorial"):
         return f'{missing} is missing, which this command needs: pip install "gan_tutorial[tools]"'
-    return message if type(problem).__name__ in _USERS else ""
+    explains_itself = type(problem).__name__ in ("DataError", "RunError", "ValueError")  # no need to import them
+    return message if explains_itself or isinstance(problem, OSError) else ""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -87,7 +82,18 @@ def make_parser() -> argparse.ArgumentParser:
     data.add_argument("--where", action="store_true", help="tell where data are looked for (the default)")
     commands.choices["data"].set_defaults(command=_data)
     text = "train every variant over several seeds into study.csv"
-    _add_study(commands.add_parser("study", help=text, parents=[shared]))
+    study = commands.add_parser("study", help=text, parents=[shared])
+    study.add_argument("names", nargs="*", metavar="NAME", help="networks to train (default: those of 03 to 09)")
+    study.add_argument("--images", type=_positive, help="images in an epoch, instead of the profile's")
+    study.add_argument("--seeds", type=_positive, help="how many, from seed 0 on (default: 5; 3 with --rates)")
+    study.add_argument("--factorial", action="store_true", help="all 16 combinations of the four improvements")
+    text = "each network with each learning rate, into rates.csv, read on training images held out"
+    study.add_argument("--rates", action="store_true", help=text)
+    text = "what the networks of seed 0 answer to the test images, into answers.npz"
+    study.add_argument("--answers", action="store_true", help=text)
+    study.add_argument("--fewer-seeds", action="store_true", help="allow bands that come from fewer seeds than before")
+    study.add_argument("--scheduler", default="", metavar="ADDRESS", help="train on the Dask cluster at this address")
+    study.set_defaults(command=lambda options: _tool("study").main(options))
     doctor = commands.add_parser("doctor", help="check this installation")
     doctor.add_argument("--json", action="store_true", help="the same as JSON, for a bug report")
     doctor.set_defaults(command=lambda options: _tool("doctor").main(options.json))
@@ -107,21 +113,6 @@ def _shared_options() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]
     return shared, notebooks
 
 
-def _add_study(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``study``."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help="networks to train (default: those of 03 to 09)")
-    parser.add_argument("--images", type=_positive, help="images in an epoch, instead of the profile's")
-    parser.add_argument("--seeds", type=_positive, help="how many, from seed 0 on (default: 5; 3 with --rates)")
-    parser.add_argument("--factorial", action="store_true", help="all 16 combinations of the four improvements")
-    text = "each network with each learning rate, into rates.csv, read on training images held out"
-    parser.add_argument("--rates", action="store_true", help=text)
-    text = "what the networks of seed 0 answer to the test images, into answers.npz"
-    parser.add_argument("--answers", action="store_true", help=text)
-    parser.add_argument("--fewer-seeds", action="store_true", help="allow bands that come from fewer seeds than before")
-    parser.add_argument("--scheduler", default="", metavar="ADDRESS", help="train on the Dask cluster at this address")
-    parser.set_defaults(command=lambda options: _tool("study").main(options))
-
-
 def _positive(text: str) -> int:
     """Return a whole number above zero."""
     if not text.isdigit() or int(text) < 1:
@@ -139,16 +130,16 @@ def _data(options: argparse.Namespace) -> int:
     from gan_tutorial import _sources
 
     folder = os.environ.get(_sources.FOLDER_VARIABLE)
-    if not options.fetch and not options.verify:
-        print(f"{_sources.FOLDER_VARIABLE}: {folder or 'not set'}\ncache: {_sources.cache_folder()}")
-        return 0
     if options.fetch:
         verified = list(_sources.fetch())
-    else:
+    elif options.verify:
         parts = _sources.official_paths("folder" if folder else "cache").values()
         verified = [path for paths in parts for path in paths]
         for path in verified:
             _sources.read_official(path)
+    else:
+        print(f"{_sources.FOLDER_VARIABLE}: {folder or 'not set'}\ncache: {_sources.cache_folder()}")
+        return 0
     print("\n".join(f"{path}: verified" for path in verified))
     return 0
 

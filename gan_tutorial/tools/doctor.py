@@ -6,16 +6,18 @@ A check yields lines of the report. Each runs in a child process, so that a cras
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 
-CHECKS = ("machine", "packages", "kernels", "torch", "data")
+CHECKS = ("machine", "packages", "kernels", "openmp", "torch", "data")
 _CONDA = Path(sys.prefix, "conda-meta").is_dir()
 _INSTALL = "Run: conda env update -f environment.yml" if _CONDA else 'Run: python -m pip install "gan_tutorial[tools]"'
 _FRESH = "Make a fresh environment, all of it from conda-forge or all with pip, never mixed (see notebook 00_setup)."
+_FIGHTERS = re.compile(r"lib(iomp5|omp)(md)?[-.\d](.*\.)?(so|dylib|dll)\b")  # OpenMP runtimes of Intel and LLVM
 
 
 def _line(good: bool, name: str, found: str, advice: str = "", otherwise: str = "WARN") -> dict:
@@ -62,13 +64,26 @@ def check_packages(requirements: Iterable[str] = ()) -> Iterator[dict]:
 
 
 def check_kernels() -> Iterator[dict]:
-    """The kernel called python3, which notebooks name, is this environment's; Jupyter takes a bare name for its own."""
+    """The kernel called python3, which notebooks name, is this environment's; and all others that Jupyter offers."""
     from jupyter_client.kernelspec import KernelSpecManager
 
-    command = KernelSpecManager().get_kernel_spec("python3").argv[0]
-    own = Path(command).parent.resolve() == Path(sys.executable).parent.resolve()
+    kernels = KernelSpecManager().get_all_specs()
+    starts = {name: " ".join(kernels[name]["spec"]["argv"][:1]) for name in sorted(kernels)}
+    command = starts.get("python3", "nothing")  # of "python" Jupyter makes its own interpreter
+    own = command in ("python", "python3") or Path(command).parent.resolve() == Path(sys.executable).parent.resolve()
     advice = f'Notebooks would lack these packages. Run: "{sys.executable}" -m ipykernel install --sys-prefix'
-    yield _line(own or command in ("python", "python3"), "kernel", f"python3 starts {command}", advice)
+    yield _line(own, "kernel", f"python3 starts {command}", advice)
+    hidden = util.find_spec("nb_conda_kernels") is not None
+    found = ", ".join(f"{name} ({command})" for name, command in starts.items())
+    found += f"; nb_conda_kernels is {'' if hidden else 'not '}installed"
+    yield _line(not hidden, "kernels", found, "JupyterLab hides python3 then: choose this environment's kernel there.")
+
+
+def check_openmp() -> Iterator[dict]:
+    """The OpenMP runtimes that lie in this environment, whether in use or not."""
+    folders = (Path(sys.prefix, name) for name in ("lib", "Library/bin"))  # the second is conda's on Windows
+    files = {path.resolve() for folder in folders for path in folder.rglob("lib*omp*") if _FIGHTERS.match(path.name)}
+    yield judge_openmp(map(str, files), "OpenMP installed")
 
 
 def check_torch() -> Iterator[dict]:
@@ -94,14 +109,14 @@ def check_torch() -> Iterator[dict]:
     yield judge_openmp(one["filepath"] for one in ThreadpoolController().select(user_api="openmp").info())
 
 
-def judge_openmp(paths: Iterable[str]) -> dict:
+def judge_openmp(paths: Iterable[str], name: str = "OpenMP in use") -> dict:
     """Say whether the OpenMP runtimes in these files get along in one process."""
     # Intel's and LLVM's fight, but for copies that packages from PyPI bring along. GNU's and Microsoft's do not.
     files = sorted(Path(path).as_posix() for path in paths)
-    fighters = [file for file in files if Path(file).name.startswith(("libiomp", "libomp"))]
+    fighters = [file for file in files if _FIGHTERS.match(Path(file).name)]
     sources = {"PyPI" if "/site-packages/" in file else file for file in fighters}
     advice = f"Together they kill or freeze the kernel, and KMP_DUPLICATE_LIB_OK only hides it. {_FRESH}"
-    return _line(len(sources) < 2, "OpenMP in use", ", ".join(files) or "none", advice)
+    return _line(len(sources) < 2, name, ", ".join(files) or "none", advice)
 
 
 def check_data() -> Iterator[dict]:
@@ -144,7 +159,6 @@ def main(as_json: bool = False) -> int:
     if as_json:
         print(json.dumps({"status": status, "checks": report}, indent=2))
     for line in [] if as_json else report:
-        print(f"[{line['status']}] {line['name']}: {line['found']}")
-        if line["advice"]:
-            print(f"    -> {line['advice']}")
+        advice = f"\n    -> {line['advice']}" if line["advice"] else ""
+        print(f"[{line['status']}] {line['name']}: {line['found']}{advice}")
     return int(status == "FAIL")

@@ -77,12 +77,12 @@ def run_command(options: Namespace) -> int:
     options.device = str(choose_device(given.pop("device_name", options.device)))
     asked_for = given.pop("data_source", options.data)
     source = resolve_source(asked_for)
-    print(notice(source, asked_for=asked_for), flush=True)
+    print(notice(source, asked_for=asked_for))
     options.data_name = SAMPLE if source == "sample" else MNIST
-    place = str(Path(source).expanduser().resolve()) if Path(source).expanduser().is_dir() else source
-    images = IMAGES_PER_EPOCH[options.profile]
-    common = {"images_per_epoch": images, "data_source": place, "device_name": options.device}
-    tasks = make_tasks(notebooks, given, common)
+    if source not in ("folder", "cache", "sample"):
+        source = str(Path(source).expanduser().resolve())  # a kernel runs in another folder than we do
+    common = {"images_per_epoch": IMAGES_PER_EPOCH[options.profile], "data_source": source}
+    tasks = make_tasks(notebooks, given, common | {"device_name": options.device})
     run(tasks, options)
     return int(any(task.problem for task in tasks))
 
@@ -103,10 +103,7 @@ def figures_command(options: Namespace) -> int:
 
 
 def choose_notebooks(names: Iterable[str], folder: Path | None = None) -> list[Path]:
-    """Return the notebooks called ``names`` (``03``, ``03_baseline_ann`` or a path), or all of them if none is named.
-
-    A RunError tells that there is neither ``folder`` nor a checkout, or no such notebook.
-    """
+    """Return the notebooks called ``names`` (``03``, ``03_baseline_ann`` or a path); all of them if none is named."""
     if not (folder := folder or ((root := checkout()) and root / "notebooks")):
         advice = "name their folder, which comes with the course's repository, with --notebooks."
         raise RunError(f"The notebooks are no part of the package: {advice}")
@@ -116,26 +113,26 @@ def choose_notebooks(names: Iterable[str], folder: Path | None = None) -> list[P
     chosen: set[Path] = set()
     for name in names:
         place = Path(name).resolve()
-        fitting = [p for p in everything if name in (p.stem[:2], p.stem, p.name) or place == p.resolve()]
+        fitting = {p for p in everything if name in (p.stem[:2], p.stem, p.name) or place == p.resolve()}
         if not fitting:
             choices = ", ".join(path.stem for path in everything)
             raise RunError(f"There is no notebook {name!r} in {folder.name}. Choose from: {choices}.")
-        chosen.update(fitting)
-    return [path for path in everything if path in chosen or not chosen]
+        chosen |= fitting
+    return sorted(chosen) or everything
 
 
 def make_tasks(notebooks: list[Path], given: dict[str, str], common: dict[str, Any]) -> list[Task]:
     """Return a task for each notebook; one that cannot be read has a problem.
 
-    Parameters that are ``given``, as text, have to be declared by one of the notebooks at least, or a RunError is
-    raised. Those in ``common``, and the notebook's own seed, are set where they are declared.
+    What is in ``common``, and the notebook's own seed, is set where it is declared; so is what is ``given``, as text.
     """
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what a user has to know, the run says itself
+    for library in ("papermill", "asyncio"):  # the latter complains of what a dead kernel or a time limit leaves
+        logging.getLogger(library).setLevel(logging.CRITICAL)  # what a user has to know, the run says itself
     tasks: list[Task] = []
     known: set[str] = set()
     for path in notebooks:
         try:
-            declared = papermill.inspect_notebook(str(path))
+            declared = papermill.inspect_notebook(path)
         except Exception as problem:  # whatever is wrong with the file
             tasks.append(Task(path, problem=f"cannot be read as a notebook: {_first_line(problem)}"))
             continue
@@ -168,10 +165,7 @@ def _first_line(problem: Exception) -> str:
 
 
 def run(tasks: list[Task], options: Namespace) -> None:
-    """Run all tasks, ``options.jobs`` at once, note in each what became of it, and show that in a table.
-
-    A RunError tells that another run uses ``options.output``, or that this folder cannot be written.
-    """
+    """Run all tasks, ``options.jobs`` at once, note in each what became of it, and show that in a table."""
     waiting = longest_first([task for task in tasks if not task.problem], options.profile)
     form = "{n_fmt} of {total_fmt} notebooks |{bar:20}| {elapsed}"  # disable=None: a bar on terminals only
     scratch = options.output / ".running"
@@ -182,6 +176,7 @@ def run(tasks: list[Task], options: Namespace) -> None:
         try:
             with tqdm(total=len(futures), file=sys.stdout, bar_format=form, disable=None, leave=False) as bar:
                 while pending:
+                    # An endless wait would not hear Ctrl-C on Windows, nor would the bar's clock tick.
                     done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
                     for future in done:
                         _finish(futures[future], future, scratch, options)
@@ -216,7 +211,7 @@ def longest_first(tasks: list[Task], profile: str) -> list[Task]:
 
 def _execute(task: Task, made: Path, options: Namespace) -> NotebookNode:
     """Run a notebook, whose figures go to ``made``; return its executed form, and note in the task why it failed."""
-    _say(f"{task.notebook.stem}: started")
+    tqdm.write(f"{task.notebook.stem}: started")
     began = time.monotonic()
     made.mkdir(parents=True)
     # Plain names, for papermill writes its paths as UTF-8 text; beside ``made``, which a notebook may remove.
@@ -304,13 +299,8 @@ def _wrong(cell: NotebookNode) -> str:
 
 def _environment(figures: Path, profile: str) -> dict[str, str]:
     """Return the environment variables of a kernel."""
-    own = {
-        FIGURES_VARIABLE: str(figures.resolve()),
-        PROFILE_VARIABLE: profile,
-        "PYTHONUTF8": "1",
-        "PYTHONIOENCODING": "utf-8",
-    }
-    own["OMP_NUM_THREADS"] = "1"  # other counts of threads give other last bits
+    own = {FIGURES_VARIABLE: str(figures.resolve()), PROFILE_VARIABLE: profile}
+    own |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"}  # more threads, other last bits
     for variable in (FOLDER_VARIABLE, CACHE_VARIABLE):
         place = os.environ.get(variable)
         if place and (variable, place) != (FOLDER_VARIABLE, "sample"):
@@ -330,24 +320,17 @@ def _finish(task: Task, future: Future[NotebookNode], scratch: Path, options: Na
     if task.problem and not future.exception():
         with contextlib.suppress(DataError):
             write_text(options.output / "notebooks" / f"{name}.failed.ipynb", nbformat.writes(future.result()))
-    _say(f"{name}: {task.problem or 'done'} ({task.seconds:.0f} s)")
+    tqdm.write(f"{name}: {task.problem or 'done'} ({task.seconds:.0f} s)")
 
 
 def _stop(pool: ThreadPoolExecutor, futures: Iterable[Future[NotebookNode]]) -> None:
     """Kill every kernel and what it has started, until nothing runs any more, or for ten seconds."""
     pool.shutdown(wait=False, cancel_futures=True)
     end = time.monotonic() + 10
-    while not all(future.done() for future in futures) and time.monotonic() < end:
+    while wait(futures, timeout=0.1).not_done and time.monotonic() < end:
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        time.sleep(0.1)
-
-
-def _say(text: str) -> None:
-    """Print a line above the bar, at once."""
-    tqdm.write(text, file=sys.stdout)
-    sys.stdout.flush()
 
 
 def keep(task: Task, executed: NotebookNode, made: Path, options: Namespace) -> None:
@@ -355,13 +338,25 @@ def keep(task: Task, executed: NotebookNode, made: Path, options: Namespace) -> 
 
     What is known of the figures goes into the notebook's metadata, and from those of all notebooks into the manifest.
     """
+    conditions = {  # null where the notebook has no such parameter
+        "seed": task.parameters.get("seed"),
+        "profile": options.profile,
+        "data": options.data_name if "data_source" in task.parameters else None,
+        "device": task.parameters.get("device_name"),
+        "versions": _versions(),
+    }
     nbstripout.strip_output(executed, keep_output=True, keep_count=True, keep_id=True, extra_keys=_VARYING.split())
     for cell in executed.cells:
         if _INJECTED in cell.metadata.get("tags", []):
             cell.id = _INJECTED  # papermill draws one at random
-    for _, note in marks(executed):
+    entries = []
+    for cell, note in marks(executed):
         _check_result(note, options)
-    entries = [_entry(task, made, cell.id, note, options) for cell, note in marks(executed) if "figure" in note]
+        if "figure" in note:
+            png, svg = (made / f"{note['figure']}.{ending}" for ending in ("png", "svg"))
+            files = {"png": png.name, "svg": svg.resolve(strict=True).name}  # strict: a missing file is an error
+            what = {"cell_id": cell.id, "alt": note["alt"], "sha256": hashlib.sha256(png.read_bytes()).hexdigest()}
+            entries.append(files | what | conditions)
     executed.metadata[MARK] = {"figures": entries}
     good = options.output / "notebooks" / task.notebook.name
     write_text(good, nbformat.writes(executed))  # a full disk shows here, before figures are replaced
@@ -404,23 +399,6 @@ def results(notebook: NotebookNode) -> list[str]:
     return [f"{name} {accuracy:.2%}" for name, accuracy in accuracies.items()] + nearest
 
 
-def _entry(task: Task, made: Path, cell_id: str, note: dict[str, str], options: Namespace) -> dict[str, Any]:
-    """Return all that is to be known of one figure; null where the notebook has no such parameter."""
-    png, svg = (made / f"{note['figure']}.{ending}" for ending in ("png", "svg"))
-    return {
-        "png": png.name,
-        "svg": svg.resolve(strict=True).name,  # strict: a missing file is an error
-        "cell_id": cell_id,
-        "alt": note["alt"],
-        "seed": task.parameters.get("seed"),
-        "profile": options.profile,
-        "data": options.data_name if "data_source" in task.parameters else None,
-        "device": task.parameters.get("device_name"),
-        "versions": _versions(),
-        "sha256": hashlib.sha256(png.read_bytes()).hexdigest(),
-    }
-
-
 def _versions() -> dict[str, str]:
     """Return the versions that the look of a figure depends on."""
     packages = ("gan_tutorial", "torch", "numpy", "matplotlib")
@@ -450,7 +428,7 @@ def _report(tasks: list[Task], options: Namespace) -> None:
         rows.append((task.notebook.stem, f"{task.seconds:.0f} s", ", ".join(task.results), task.problem or "ok"))
     first, second, third, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
     for a, b, c, d in rows:
-        print(f"{a:{first}}  {b:>{second}}  {c:{third}}  {d}", flush=True)
+        print(f"{a:{first}}  {b:>{second}}  {c:{third}}  {d}")
     conditions = {name: getattr(options, name) for name in ("profile", "data_name", "device", "jobs", "changed")}
     conditions |= {"versions": _versions(), "date": time.strftime("%Y-%m-%d")}
     times = {task.notebook.stem: {"seconds": round(task.seconds, 1), "problem": task.problem} for task in tasks}

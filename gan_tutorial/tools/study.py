@@ -20,7 +20,7 @@ import torch
 from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
-from gan_tutorial.data import MnistDataset, load_mnist, replacing
+from gan_tutorial.data import MnistDataset, as_bytes, load_mnist, replacing
 from gan_tutorial.device import set_seed
 from gan_tutorial.network import ANN
 from gan_tutorial.recipes import FACTORIAL, RATES, SEEDED, VARIANTS
@@ -38,15 +38,12 @@ def main(options: argparse.Namespace) -> int:
     name = "rates.csv" if options.rates else "answers.npz" if options.answers else "study.csv"
     if not (file := options.output or (root and root / "gan_tutorial" / "results" / name)):
         raise ValueError("There is no checkout of the course here: name the file to add to with --output FILE.")
-    try:
-        if options.answers:
-            _write_answers(file, options)
-            return 0
-        _train_missing(file, options)
-        if not options.rates:
-            write_bands(file, file.with_name("bands.csv"), options.fewer_seeds)
-    except OSError as problem:
-        raise ValueError(f"{problem.filename or file}: {problem.strerror or problem}.") from None
+    if options.answers:
+        _write_answers(file, options)
+        return 0
+    _train_missing(file, options)
+    if not options.rates:
+        write_bands(file, file.with_name("bands.csv"), options.fewer_seeds)
     return 0
 
 
@@ -72,7 +69,7 @@ def _train_missing(file: Path, options: argparse.Namespace) -> None:
         for count, rows in enumerate(finished, start=1):
             add_rows(file, rows)
             end = rows.iloc[-1]
-            print(f"{count} of {len(missing)}: {end['variant']}, seed {end['seed']}: {end['accuracy']:.2%}", flush=True)
+            print(f"{count} of {len(missing)}: {end['variant']}, seed {end['seed']}: {end['accuracy']:.2%}")
 
 
 def hold_out(dataset: MnistDataset) -> tuple[MnistDataset, MnistDataset]:
@@ -80,11 +77,10 @@ def hold_out(dataset: MnistDataset) -> tuple[MnistDataset, MnistDataset]:
 
     Pairs, because MNIST's file alternates between two groups of writers: every sixth image would be of one group only.
     """
-    sixth, pixels = torch.arange(len(dataset)) // 2 % 6 == 0, (dataset.images * 255).round().to(torch.uint8)
-    labels, name = dataset.labels.to(torch.uint8), f"{dataset.name}, held out"
-    arrays = [(labels[chosen].numpy(), pixels[chosen].numpy()) for chosen in (~sixth, sixth)]
-    train_data, validation_data = (MnistDataset.from_arrays(*pair, name) for pair in arrays)
-    return train_data, validation_data
+    labels, pixels = as_bytes(dataset)
+    sixth, name = np.arange(len(labels)) // 2 % 6 == 0, f"{dataset.name}, held out"
+    train_data, held_out = (MnistDataset.from_arrays(labels[rows], pixels[rows], name) for rows in (~sixth, sixth))
+    return train_data, held_out
 
 
 @contextmanager
