@@ -111,9 +111,9 @@ def test_every_row_of_the_table_is_read():
 
 
 NEEDED = """layer, weight, epoch, batch, leaf, hidden, recall, stochastic, outer product, fully connected, neuron,
-logistic function, CUDA, SGD, validation, one-hot, broadcasting, dtype, gradient, loss, learning rate, activation function,
-saturated, dead unit, normalization, momentum, confidence interval, paired, McNemar's test, confusion matrix, cross-entropy,
-softmax"""
+logistic function, CUDA, SGD, validation, one-hot, broadcasting, dtype, gradient, loss, learning rate, activation
+function, saturated, dead unit, normalization, momentum, confidence interval, paired, McNemar's test, confusion matrix,
+cross-entropy, softmax"""
 
 
 def test_the_glossary_holds_the_words_that_readers_stumbled_over():

@@ -156,7 +156,9 @@ def test_parameters_are_typed_and_commented(path):
 
 
 def test_cells_are_short(path):
-    """1 to 8 lines, but for definitions, which have to stand whole."""
+    """1 to 10 lines, but for definitions, which have to stand whole; part one's rule stands in test_part_one.py."""
+    if path.stem < "20":
+        return
     long = [cell.source for cell in code_cells(path) if cell.source.count("\n") > 9]
     wrong = [
         s
