@@ -91,7 +91,7 @@ def test_doctor_answers_in_json_and_its_exit_code_is_that_of_what_it_found(capsy
 def test_figures_lists_every_figure_of_the_course_with_notebook_and_alternative_text(capsys):
     assert main(["figures"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "01_descent  (01_autograd)  Dots on a parabola walk down from x = 4 to the lowest point" in "\n".join(lines)
+    assert "01_descent  (01_autograd)  From x = 4 on a parabola" in "\n".join(lines)
     stored = "".join(path.read_text(encoding="utf-8") for path in (checkout() / "notebooks").glob("*.ipynb"))
     assert len(lines) == stored.count('"figure": "') > 50
 
