@@ -1,8 +1,7 @@
-"""Measure what notebook 04 compares and keep it in results/accelerator.csv: python benchmarks/accelerator.py --help.
+"""Measure training steps on the CPU and an accelerator: python benchmarks/accelerator.py --help.
 
-Each case is measured on the CPU and, where there is one, on an accelerator. PyTorch's benchmark timer waits for the
-device; the ways that are compared take turns, so that a busy moment of the machine hits them all, and the median of
-their times counts.
+results/accelerator.csv keeps the rows; notebook 04 draws those of accelerators. The clock waits for the device; devices
+take turns, so that a busy moment of the machine hits them all, and the median of their times counts.
 """
 
 import argparse
@@ -18,7 +17,6 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock
@@ -32,8 +30,6 @@ from gan_tutorial.records import RESULTS
 
 COLUMNS = ["case", "method", "device_type", "device_name", "x", "value", "unit", "torch", "python", "date"]
 CPU = torch.device("cpu")
-PYTHON_UP_TO = 128  # rows of the largest matrix product in pure Python: beyond, it needs seconds, then minutes
-ACCELERATOR_ONLY = 4_096  # rows of one more product, too slow for many CPUs
 PARITY_BATCH, PARITY_TOLERANCE = 256, 1e-4  # images; relative difference that rounding of float32 cannot explain
 
 Work = Callable[[], object]
@@ -42,16 +38,15 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to measure: turns of each way, the shortest time of a turn in seconds, largest matrix and batch."""
+    """How much to measure: turns of each device, the shortest time of a turn in seconds, largest batch."""
 
     turns: int
     seconds: float
-    largest_matrix: int
     largest_batch: int
 
 
-FULL = Effort(turns=7, seconds=0.1, largest_matrix=2_048, largest_batch=4_096)
-QUICK = Effort(turns=3, seconds=0.002, largest_matrix=128, largest_batch=64)
+FULL = Effort(turns=7, seconds=0.1, largest_batch=4_096)
+QUICK = Effort(turns=3, seconds=0.002, largest_batch=64)
 
 
 class Recorder:
@@ -119,38 +114,6 @@ def calls_of_a_turn(timer: Timer, effort: Effort) -> int:
 # ---- the cases -------------------------------------------------------------------------------------------------
 
 
-def python_product(a: list[list[float]], b: list[list[float]]) -> list[list[float]]:
-    """Multiply two matrices as notebook 04 does in pure Python."""
-    columns = list(zip(*b, strict=True))
-    return [[sum(x * y for x, y in zip(row, column, strict=True)) for column in columns] for row in a]
-
-
-def product_works(n: int, devices: list[torch.device], effort: Effort) -> dict[tuple[str, torch.device], Work]:
-    """Return the ways to multiply two matrices (n, n), by method and device."""
-    values = torch.rand(n, n)
-    lists, array = values.tolist(), values.numpy()
-    works: dict[tuple[str, torch.device], Work] = {}
-    if n <= PYTHON_UP_TO:
-        works["python", CPU] = partial(python_product, lists, lists)
-    if n <= effort.largest_matrix:
-        works["numpy", CPU] = partial(np.matmul, array, array)
-    for device in devices:
-        if n <= effort.largest_matrix or device != CPU:
-            matrix = values.to(device)
-            works["torch", device] = partial(torch.matmul, matrix, matrix)
-    return works
-
-
-def measure_products(recorder: Recorder, devices: list[torch.device], effort: Effort) -> None:
-    """Time the matrix product for sizes that are powers of 2."""
-    sizes = [2**k for k in range(1, 12) if 2**k <= effort.largest_matrix]
-    if len(devices) > 1 and effort is FULL:
-        sizes.append(ACCELERATOR_ONLY)
-    for n in sizes:
-        for (method, device), seconds in medians(product_works(n, devices, effort), effort).items():
-            recorder.add("matrix_product", method, device, n, seconds, "s")
-
-
 def step_work(dataset: MnistDataset, device: torch.device, batch_size: int) -> Work:
     """Return one training step of notebook 03 on a batch; a batch of 1 is one image as a vector."""
     set_seed(0)
@@ -161,12 +124,10 @@ def step_work(dataset: MnistDataset, device: torch.device, batch_size: int) -> W
 
 
 def measure_steps(recorder: Recorder, dataset: MnistDataset, devices: list[torch.device], effort: Effort) -> None:
-    """Time the training step for batches that are powers of 4; that of one image is also the case ``ann_step``."""
+    """Time the training step for batches that are powers of 4."""
     for batch_size in [4**k for k in range(7) if 4**k <= effort.largest_batch]:
         works = {device: step_work(dataset, device, batch_size) for device in devices}
         for device, seconds in medians(works, effort).items():
-            if batch_size == 1:
-                recorder.add("ann_step", "torch", device, 1, seconds, "s")
             recorder.add("batch_throughput", "torch", device, batch_size, batch_size / seconds, "images/s")
 
 
@@ -191,76 +152,15 @@ def measure_parity(recorder: Recorder, dataset: MnistDataset, devices: list[torc
             recorder.add("parity", "torch", device, PARITY_BATCH, value, f"relative {quantity} difference")
 
 
-def capture_step(network: ANN, image: Tensor, target: Tensor) -> Callable[[Tensor, Tensor], None]:
-    """Capture a training step as a CUDA graph, as notebook 04 explains it; return a function that replays it."""
-    image, target = image.clone(), target.clone()  # the fixed places of the input
-    weights = {name: value.clone() for name, value in network.state_dict().items()}
-
-    def step() -> None:
-        network.optimizer.zero_grad()
-        network.loss_function(network(image), target).backward()
-        network.optimizer.step()
-
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    network.optimizer.zero_grad()  # gradients are made anew, in the graph's own memory
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        step()
-    network.load_state_dict(weights)
-
-    def replay(new_image: Tensor, new_target: Tensor) -> None:
-        image.copy_(new_image)
-        target.copy_(new_target)
-        graph.replay()
-
-    return replay
-
-
-def measure_graph(recorder: Recorder, dataset: MnistDataset, device: torch.device, effort: Effort) -> None:
-    """Time the replay of a captured training step, after a check that 100 replays train as 100 steps do.
-
-    Raises:
-        RuntimeError: the graph could not be captured, or trains differently.
-    """
-    images, targets = dataset.images[:100].to(device), dataset.targets[:100].to(device)
-    set_seed(0)
-    plain = ANN().to(device)
-    set_seed(0)
-    captured = ANN().to(device)
-    replay = capture_step(captured, images[0], targets[0])
-    for image, target in zip(images, targets, strict=True):
-        plain.train_step(image, target)
-        replay(image, target)
-    pairs = zip(plain.parameters(), captured.parameters(), strict=True)
-    difference = max((p - q).abs().max().item() for p, q in pairs)
-    if not difference < PARITY_TOLERANCE:
-        raise RuntimeError(f"after 100 images a weight differs by {difference:.1e} from the plain step's")
-    works: dict[str, Work] = {"replay": partial(replay, images[0], targets[0])}
-    recorder.add("graph_step", "torch", device, 1, medians(works, effort)["replay"], "s")
-
-
 def measure(device: torch.device, effort: Effort) -> pd.DataFrame:
     """Return the rows of every case, on the CPU and on ``device``; say in a line what was left out."""
     devices = [CPU] if device.type == "cpu" else [CPU, device]
     dataset, _ = load_mnist("sample")  # the same images on every machine, without a download
     recorder = Recorder()
-    measure_products(recorder, devices, effort)
     measure_steps(recorder, dataset, devices, effort)
     measure_parity(recorder, dataset, devices)
-    if device.type == "cuda":
-        try:
-            measure_graph(recorder, dataset, device, effort)
-        except RuntimeError as problem:  # the rows of the other cases are good
-            print(f"graph_step left out: {problem}")
-    elif device.type == "cpu":
+    if device == CPU:
         print("Left out: all cases on an accelerator (measured on the CPU alone).")
-    else:
-        print(f"Left out: graph_step, which is for CUDA devices only, not {device.type}.")
     return pd.DataFrame(recorder.rows, columns=COLUMNS)
 
 
@@ -277,7 +177,7 @@ def write(rows: pd.DataFrame, file: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line, measure, and write; a device that is not there ends it with one line."""
-    parser = argparse.ArgumentParser(description="Measure what notebook 04 compares, on the CPU and an accelerator.")
+    parser = argparse.ArgumentParser(description="Measure training steps on the CPU and an accelerator.")
     parser.add_argument("--device", default="auto", help="compared with the CPU: auto (default), cpu, cuda, mps, xpu")
     parser.add_argument("--output", type=Path, default=RESULTS / "accelerator.csv", help="the CSV file to update")
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: small sizes, coarse times")
