@@ -110,7 +110,7 @@ def test_every_row_of_the_table_is_read():
     assert len(rows) - 2 == len(GLOSSARY)  # the header and the line under it
 
 
-NEEDED = """layer, weight, epoch, batch, leaf, hidden, recall, stochastic, outer product, fully connected, neuron,
+NEEDED = """layer, weight, epoch, batch, leaf, hidden, stochastic, outer product, fully connected, neuron,
 logistic function, CUDA, SGD, validation, one-hot, broadcasting, dtype, gradient, loss, learning rate, activation
 function, saturated, dead unit, normalization, momentum, confidence interval, paired, McNemar's test, confusion matrix,
 cross-entropy, softmax"""
