@@ -98,16 +98,12 @@ def test_the_recorded_rows_are_whole():
 
 @pytest.mark.parametrize("name", [name for name in rows.EPOCHS_TRAINED if not name.startswith("03")])
 def test_the_epochs_counted_are_those_in_the_stored_outputs(name):
-    """`train` leaves a line "240,000 of 240,000 images" behind; notebook 03 has a loop of its own and says 4 epochs.
-
-    The sweeps train quietly, one epoch a network: 07 with six rates, 08 with three rates for each of two networks.
-    """
-    quiet = 6 if name in ("07_optimizer", "08_normalization") else 0
+    """`train` leaves a line "240,000 of 240,000 images" behind; notebook 03 has a loop of its own and says 4 epochs."""
     notebook = nbformat.read(BENCH.parents[1] / "notebooks" / f"{name}.ipynb", as_version=4)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     texts = [output.get("text", "") + str(output.get("data", {}).get("text/plain", "")) for output in outputs]
     shown = [int(count.replace(",", "")) for text in texts for count in re.findall(r"([\d,]+) of \1 images", text)]
-    assert sum(shown) == 60_000 * (rows.EPOCHS_TRAINED[name] - quiet)
+    assert sum(shown) == 60_000 * rows.EPOCHS_TRAINED[name]
 
 
 def test_every_package_of_the_benchmarks_is_pinned():
