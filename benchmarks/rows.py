@@ -34,17 +34,10 @@ COLUMNS = [
 # Epochs of 60,000 images, shown one by one, that each notebook trains in the full profile; smaller trials not counted.
 EPOCHS_TRAINED = {
     "03_baseline_ann": 4,
-<<<<<<< HEAD
     "05_loss_function": 4,  # BCELoss; the baseline comes from the record
     "06_activation_function": 4,  # LeakyReLU; the others come from the record
-    "07_optimizer": 14,  # Adam and baseline 4 each; 4 rates of SGD and 2 of Adam, 1 each
-    "08_normalization": 14,  # without and with LayerNorm 4 each; 3 more rates for both, 1 each
-=======
-    "05_loss_function": 12,  # baseline, BCELoss, control: 4 each
-    "06_activation_function": 10,  # baseline and LeakyReLU 4 each; inner and outer 1 each
     "07_optimizer": 4,  # Adam
     "08_normalization": 4,  # LayerNorm
->>>>>>> part-07
     "09_combination": 12,  # baseline, combination, combination without Adam: 4 each
 }
 

@@ -20,17 +20,11 @@ PERCENTAGE = re.compile(r"(?<![\w.,])\d[\d,]*(?:\.\d+)?(?=(?:\s|\\,)?\\?(?:%|per
 POST = "a figure of the original post"
 MADE_UP = "an example, no measurement"
 ALLOWED = {
-<<<<<<< HEAD
     "02_mnist_dataset": {"82.03": "the nearest of ten mean pictures, as the cell beside it prints"},
     "03_baseline_ann": {"87.99": POST},
     "05_loss_function": {"90": MADE_UP},
     "06_activation_function": {"97.07": POST},
-    "07_optimizer": {"2": "rate 0.01 times slope 2x of the surface x^2: by hand"},
-=======
-    "05_loss_function": {"90": MADE_UP, "70": MADE_UP},
-    "06_activation_function": {"3": "score -0.03 read as a probability", "130": "score 1.3 read as a probability"},
     "07_optimizer": {"2": "rate 0.1 times slope 0.2x: by hand"},
->>>>>>> part-07
     "09_combination": {"100": "all of the images", "99": MADE_UP, "60": MADE_UP, "105": "nonsense on purpose"},
     "10_evidence": {
         "87.99": POST,
