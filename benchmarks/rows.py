@@ -38,7 +38,7 @@ EPOCHS_TRAINED = {
     "06_activation_function": 10,  # baseline and LeakyReLU 4 each; inner and outer 1 each
     "07_optimizer": 14,  # Adam and baseline 4 each; 4 rates of SGD and 2 of Adam, 1 each
     "08_normalization": 14,  # without and with LayerNorm 4 each; 3 more rates for both, 1 each
-    "09_combination": 12,  # baseline, combination, combination without Adam: 4 each
+    "09_combination": 6,  # combination 4; three networks with three seeds, 1/4 each
 }
 
 
