@@ -112,7 +112,7 @@ def test_every_row_of_the_table_is_read():
 
 NEEDED = """layer, weight, epoch, batch, leaf, hidden, stochastic, outer product, fully connected, neuron,
 logistic function, CUDA, SGD, validation, one-hot, broadcasting, dtype, gradient, loss, learning rate, activation
-function, saturated, dead unit, normalization, momentum, confidence interval, paired, McNemar's test, confusion matrix,
+function, saturated, dead unit, normalization, momentum, confidence interval, McNemar's test, confusion matrix,
 cross-entropy, softmax"""
 
 
