@@ -25,8 +25,7 @@ _LARGEST_SVG = 200_000  # bytes
 _RUNNING_MEAN = 200  # kept losses averaged for the line over the faint dots
 _DOTS = 2_000  # of a network, at most twice as many: more would hide each other
 
-# One colour and one marker per variant, the same in every notebook: contrast 3 or more on white, and told apart by
-# colour-blind readers. In 01, 03 and 11 black is the way forward and vermilion the way back.
+# One colour and one marker per variant in all notebooks, with contrast on white. Forward and back: 01, 03 and 11.
 COLORS = {
     "baseline": "#0072B2",
     "BCELoss": "#A66A00",
@@ -40,11 +39,9 @@ GREY, FORWARD, BACKWARD = "#707070", "#000000", "#D55E00"
 
 
 def show(figure: Figure, name: str, alt: str) -> None:
-    """Display ``figure`` as a picture that has a name and alternative text, and close it.
+    """Display ``figure`` with a name and alternative text, in HTML, where screen readers find it; close it.
 
-    The picture is an SVG, or a PNG where that is smaller by far. It stands in HTML, because JupyterLab gives a screen
-    reader no other alternative text. If the environment variable ``GAN_TUTORIAL_FIGURES`` names a folder, ``name.png``
-    and ``name.svg`` are saved there.
+    If the environment variable ``GAN_TUTORIAL_FIGURES`` names a folder, ``name.png`` and ``name.svg`` are saved there.
 
     Args:
         figure: what to show.
@@ -118,8 +115,7 @@ def plot_seeds(axes: Axes, x: ArrayLike, runs: ArrayLike, name: str) -> None:
 
 def mistakes_axis(axes: Axes) -> None:
     """Make y the axis of classification errors in percent, logarithmic, the same in every notebook."""
-    ticks = [2, 5, 10, 20, 50]
-    axes.set(yscale="log", ylabel="mistakes (%)", yticks=ticks, yticklabels=ticks)
+    axes.set(yscale="log", ylabel="mistakes (%)", yticks=[2, 5, 10, 20, 50], yticklabels=[2, 5, 10, 20, 50])
     axes.yaxis.minorticks_off()
 
 

@@ -59,12 +59,12 @@ def build(parts: Iterable[str], rate: float | None = None) -> ANN:
 
 
 # The map of learning rates: each network with each of these, and beyond them where the best stood at the edge.
-SGD_RATES, ADAM_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)
+_SGD_RATES, _ADAM_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)
 _BEYOND = {"baseline": (3.0, 10.0), "BCELoss": (3.0, 10.0), "combination": (0.00003,)}
 RATES: dict[str, Callable[[], ANN]] = {
     f"{name}, rate {rate:g}": partial(build, parts, rate)
     for name, parts in SEEDED.items()
-    for rate in (*(ADAM_RATES if "Adam" in parts else SGD_RATES), *_BEYOND.get(name, ()))
+    for rate in (*(_ADAM_RATES if "Adam" in parts else _SGD_RATES), *_BEYOND.get(name, ()))
 }
 PARTS = SEEDED | FACTORIAL | _LEAKY_OUTPUT
 VARIANTS: dict[str, Callable[[], ANN]] = {name: partial(build, parts) for name, parts in PARTS.items()} | RATES

@@ -27,7 +27,7 @@ BUDGET = {
     "plots": 230,
 }
 # The design asks for 780 and 3,050 lines; these numbers may only fall.
-TOOLS_BUDGET, PACKAGE_BUDGET, LONGEST_FUNCTION = 913, 3_262, 40
+TOOLS_BUDGET, PACKAGE_BUDGET, LONGEST_FUNCTION = 913, 3_228, 40
 
 # Each file may import these, and what these may import.
 BELOW = {
