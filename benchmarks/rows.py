@@ -38,7 +38,7 @@ EPOCHS_TRAINED = {
     "06_activation_function": 4,  # LeakyReLU; the others come from the record
     "07_optimizer": 4,  # Adam
     "08_normalization": 4,  # LayerNorm
-    "09_combination": 6,  # combination 4; three networks with three seeds, 1/4 each
+    "09_combination": 4,  # combination
 }
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from gan_tutorial.backprop import ClosedForm, closed_form_step, layer_norm_backward
 from gan_tutorial.device import set_seed
 from gan_tutorial.network import ANN
-from gan_tutorial.recipes import SEEDED, VARIANTS
+from gan_tutorial.recipes import PARTS, SEEDED, VARIANTS
 from gan_tutorial.training import train
 
 relu = partial(nn.LeakyReLU, 0.02)
@@ -81,7 +81,7 @@ def test_momentum_takes_the_optimizers_own_step(sample):
     torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", PARTS)
 def test_batches_give_the_losses_of_the_plain_step_too(variant, sample):
     data, losses = sample[0], []
     for fast in (False, True):

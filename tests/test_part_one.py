@@ -92,6 +92,7 @@ def test_hidden_cells_compute_nothing_that_is_used_later(name):
             stored |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
         else:
             set_here = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+            set_here |= {node.arg for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.arg)}
             read |= {node.id for node in names if isinstance(node.ctx, ast.Load)} & stored - set_here
             stored -= set_here
     assert read == set()
