@@ -26,10 +26,13 @@ def texts(cell: NotebookNode) -> list[tuple[str, str]]:
             found.append((output.name, output.text))
         elif output.output_type == "error":
             found.append(("error", output.ename))
-        elif "text/html" in output.data:
+        elif "<tr" in output.data.get("text/html", ""):
             found.append(("table", without_seconds(output.data["text/html"])))
         else:
-            found += [(kind, text) for kind, text in sorted(output.data.items()) if kind.startswith("text/")]
+            kinds = [
+                kind for kind in sorted(output.data) if kind.startswith("text/") and "<img" not in output.data[kind]
+            ]
+            found += [(kind, output.data[kind]) for kind in kinds]
     return found
 
 
